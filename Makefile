@@ -1,0 +1,49 @@
+# make demo   set up, serve a directory, fetch it zero-copy, stream, verify, print what was copied
+# make test   set up and run the test suite
+# make lint   ruff and mypy --strict
+# make bench  compare with raw C, asyncio and uvloop (needs a C compiler for the raw rows)
+# PYTHON=python3.13 chooses the interpreter; VENV=path the environment (default .venv)
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean check-python
+
+demo: $(VENV)/.run
+	$(BIN)/zcserver demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+check-python:
+	@test -n "$(PYTHON)" || { echo "zcserver needs Python 3.11 or newer. On Debian or Ubuntu: \
+	apt-get install python3 python3-venv. Or name one: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module. \
+	On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+# The stamps are made anew when the project's dependencies change.
+$(VENV)/.run: pyproject.toml | check-python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .demo build dist benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Contenders for the same job, run side by side: see README.md."""

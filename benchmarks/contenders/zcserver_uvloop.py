@@ -1,0 +1,16 @@
+"""zcserver on uvloop."""
+
+from __future__ import annotations
+
+from benchmarks.contenders import uvloop_streams, zcserver_messages
+from benchmarks.side import main
+
+
+def unavailable() -> str | None:
+    return uvloop_streams.unavailable() or zcserver_messages.unavailable()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    main("zcserver-uvloop", zcserver_messages.send, zcserver_messages.receive, uvloop.new_event_loop)

@@ -1,0 +1,1 @@
+"""ZCP/1 without I/O: bytes in, events out; SPEC.md beside this package is normative."""

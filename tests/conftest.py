@@ -1,0 +1,51 @@
+"""Every test that touches a connection runs on three event loops and three kinds of kernel.
+
+``kernel``: "reference" is the real one; "forbidden" answers EPERM to vmsplice, as Podman's default seccomp
+profile does; "copies" behaves like a kernel whose vmsplice copies. Set ``ZCSERVER_TEST_KERNELS=reference``
+to run only the first while developing.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.kernels import CopyingKernel, ForbiddenKernel
+from zcserver import Context
+from zcserver.kernel.calls import Kernel
+
+KERNELS: dict[str, type[Kernel]] = {"reference": Kernel, "forbidden": ForbiddenKernel, "copies": CopyingKernel}
+_wanted = os.environ.get("ZCSERVER_TEST_KERNELS", ",".join(KERNELS)).split(",")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=_wanted)
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return KERNELS[request.param]()
+
+
+@pytest.fixture
+def make_context(kernel: Kernel) -> Iterator[Any]:
+    """A factory of contexts on the kernel under test; what the test leaves open is closed after it."""
+    contexts: list[Context] = []
+
+    def make(**settings: Any) -> Context:
+        settings.setdefault("kernel", kernel)
+        context = Context(**settings)
+        contexts.append(context)
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()

@@ -1,0 +1,114 @@
+import dataclasses
+import errno
+import os
+import socket
+
+import pytest
+
+from tests.kernels import FailingKernel
+from zcserver.kernel.probe import probe
+from zcserver.kernel.sockets import is_same_host, prepare
+
+
+def connected(family: int, host: str) -> tuple[socket.socket, socket.socket]:
+    with socket.create_server((host, 0), family=family) as listener:
+        ours = socket.create_connection(listener.getsockname()[:2])
+        theirs, _ = listener.accept()
+    return ours, theirs
+
+
+@pytest.fixture
+def sock():
+    ours, theirs = connected(socket.AF_INET, "127.0.0.1")
+    with ours, theirs:
+        yield ours
+
+
+@pytest.fixture(scope="module")
+def paced():
+    """A system whose default is paced, and which lets one choose reno."""
+    return dataclasses.replace(probe(), congestion_default="bbr", congestion_unpaced="reno")
+
+
+class PeerAt:
+    """A connected socket as far as addresses go."""
+
+    def __init__(self, family: int, ours: str, peer: str) -> None:
+        self.family, self._ours, self._peer = family, ours, peer
+
+    def getsockname(self):
+        return self._ours, 1
+
+    def getpeername(self):
+        return self._peer, 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "answer"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.8.9.10", True),
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", False),
+        ("fe80::1%eth0", "fe80::1%eth0", True),
+    ],
+)
+def test_a_peer_with_a_loopback_address_or_our_own_is_on_this_host(ours, peer, answer):
+    family = socket.AF_INET6 if ":" in ours else socket.AF_INET
+    assert is_same_host(PeerAt(family, ours, peer)) is answer
+
+
+def test_a_socket_without_a_peer_is_not_on_this_host():
+    with socket.socket() as sock:
+        assert not is_same_host(sock)
+
+
+def test_a_unix_socket_is_on_this_host():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert is_same_host(ours)
+
+
+def test_prepared_sockets_neither_block_nor_wait_for_company(sock, paced):
+    prepare(sock, paced)
+    assert sock.getblocking() is False
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_peer_on_this_host_gets_unpaced_congestion_control(sock, paced):
+    done = prepare(sock, paced)
+    assert (done.same_host, done.congestion, done.refused) == (True, "reno", None)
+
+
+def test_nothing_is_changed_where_the_default_is_unpaced_or_nothing_better_is_known(sock, paced):
+    for known in ("reno", None):
+        kernel = FailingKernel("set_congestion", 1, error=errno.EPERM)
+        default = "reno" if known else "bbr"
+        settled = dataclasses.replace(paced, congestion_default=default, congestion_unpaced=known)
+        assert prepare(sock, settled, kernel).refused is None
+        assert not kernel.fired
+
+
+def test_a_remote_peer_keeps_what_the_administrator_chose(sock, paced, monkeypatch):
+    monkeypatch.setattr("zcserver.kernel.sockets.is_same_host", lambda sock: False)
+    kernel = FailingKernel("set_congestion", 1, error=errno.EPERM)
+    assert prepare(sock, paced, kernel).same_host is False
+    assert not kernel.fired
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOENT])
+def test_a_refused_congestion_control_is_reported_and_nothing_else(sock, paced, number):
+    before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+    done = prepare(sock, paced, FailingKernel("set_congestion", 1, error=number))
+    assert done.refused == f"reno: {os.strerror(number)}"
+    assert done.congestion == before
+    assert sock.getblocking() is False
+
+
+def test_a_socket_that_does_not_name_its_congestion_control_still_works(sock, paced):
+    done = prepare(sock, paced, FailingKernel("get_congestion", 1, error=errno.ENOPROTOOPT))
+    assert done.congestion is None

@@ -1,0 +1,461 @@
+"""The pool: who gets which memory, and sums that are exact in every state."""
+
+import mmap
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from zcserver.errors import MisuseError, RequestTooLargeError
+from zcserver.kernel.calls import Kernel, address_of
+from zcserver.memory import (
+    COMMON,
+    PAGE,
+    REGION,
+    Buffer,
+    BufferState,
+    Pool,
+    PoolStats,
+    Principal,
+    PrincipalKind,
+)
+from zcserver.memory.region import Region
+
+MIB = 1 << 20
+
+
+def identity(name: str = "friend", quota: int | None = None) -> Principal:
+    return Principal(name, PrincipalKind.IDENTITY, quota)
+
+
+def stranger(name: str = "stranger", quota: int | None = None) -> Principal:
+    return Principal(name, PrincipalKind.CONNECTION, quota)
+
+
+def acquire(pool: Pool, nbytes: int, principal: Principal, by_reference_ok: bool = True) -> Buffer:
+    buffer = pool.try_acquire(nbytes, principal, principal.name, by_reference_ok)
+    assert buffer is not None
+    return buffer
+
+
+def send(buffer: Buffer) -> None:
+    buffer.seal()
+    buffer.home()
+
+
+class TestRegions:
+    def test_are_aligned_so_that_each_can_be_a_huge_page(self) -> None:
+        pool = Pool(3 * REGION)
+        buffers = [acquire(pool, REGION, identity()) for _ in range(3)]
+        assert all(buffer.address % REGION == 0 for buffer in buffers)
+        for buffer in buffers:
+            buffer.release()
+
+    def test_are_rounded_up_to(self) -> None:
+        assert Pool(1).size == REGION
+        assert Pool(REGION + 1).size == 2 * REGION
+        with pytest.raises(MisuseError, match="at least one region"):
+            Pool(0)
+
+    def test_ask_for_huge_pages_and_are_not_inherited_by_forks(self) -> None:
+        advised = []
+
+        class Watched(Kernel):
+            def madvise(self, mapping: mmap.mmap, advice: int, start: int, length: int) -> None:
+                advised.append((advice, (address_of(mapping) + start) % REGION, length))
+                super().madvise(mapping, advice, start, length)
+
+        Pool(3 * REGION, kernel=Watched())
+        assert advised == [(mmap.MADV_HUGEPAGE, 0, 3 * REGION), (mmap.MADV_DONTFORK, 0, 3 * REGION)]
+
+    @pytest.mark.parametrize(("error", "tolerated"), [(22, True), (12, False)])
+    def test_do_without_advice_that_the_kernel_does_not_know(self, error: int, tolerated: bool) -> None:
+        class Old(Kernel):
+            def madvise(self, mapping: mmap.mmap, advice: int, start: int, length: int) -> None:
+                raise OSError(error, "as injected")
+
+        if tolerated:
+            acquire(Pool(REGION, kernel=Old()), PAGE, identity()).release()
+        else:
+            with pytest.raises(OSError, match="as injected"):
+                Pool(REGION, kernel=Old())
+
+    def test_merge_what_came_home_when_a_larger_run_is_needed(self) -> None:
+        pool, friend = Pool(REGION), identity()
+        pages = [acquire(pool, PAGE, friend) for _ in range(REGION // PAGE)]
+        assert pool.try_acquire(PAGE, friend, "friend") is None
+        for buffer in pages[1::2]:
+            buffer.release()
+        assert pool.try_acquire(2 * PAGE, friend, "friend") is None  # half is free, but no two pages adjoin
+        pages[0].release()
+        with acquire(pool, 2 * PAGE, friend) as two:
+            assert two.address == pages[0].address
+        for buffer in pages[2::2]:
+            buffer.release()
+        with acquire(pool, REGION, friend):
+            assert pool.stats().free == 0
+
+    def test_give_the_same_memory_again_to_the_same_size(self) -> None:
+        pool, friend = Pool(REGION), identity()
+        addresses = set()
+        for _ in range(5):
+            with acquire(pool, 10 * PAGE, friend) as buffer:
+                addresses.add(buffer.address)
+        assert len(addresses) == 1
+
+    def test_a_single_search_serves_a_full_region_no_more(self) -> None:
+        region = Region(0, 0)
+        spans = [region.carve(128) for _ in range(4)]
+        assert None not in spans
+        assert region.carve(1) is None
+        assert region.live == 512
+
+
+class TestWhoGetsWhat:
+    def test_known_principals_lease_regions_for_any_size(self) -> None:
+        pool = Pool(4 * REGION)
+        group = Principal("the cluster", PrincipalKind.TRUSTED)
+        with acquire(pool, 1, identity()) as mine, acquire(pool, 1, group) as ours:
+            assert mine.by_reference
+            assert ours.by_reference
+            assert mine.address // REGION != ours.address // REGION
+            assert pool.stats().regions_by_principal == {"friend": 1, "the cluster": 1}
+
+    def test_strangers_share_common_regions_for_little(self) -> None:
+        pool = Pool(4 * REGION)
+        with acquire(pool, PAGE, stranger("a")) as one, acquire(pool, PAGE, stranger("b")) as two:
+            assert not one.by_reference
+            assert not two.by_reference
+            assert one.address // REGION == two.address // REGION
+            assert pool.stats().regions_by_principal == {"common": 1}
+
+    def test_a_stranger_leases_from_a_megabyte_on_and_keeps_to_it(self) -> None:
+        pool, peer = Pool(4 * REGION), stranger()
+        small = acquire(pool, MIB - PAGE, peer)
+        assert not small.by_reference
+        large = acquire(pool, PAGE, peer)  # a megabyte in all
+        assert large.by_reference
+        small.release()
+        with acquire(pool, PAGE, peer) as after:
+            assert after.by_reference
+        large.release()
+
+    def test_strangers_lease_no_more_than_their_share(self) -> None:
+        pool = Pool(8 * REGION, stranger_share=0.25)
+        buffers = [acquire(pool, REGION, stranger(f"number {index}")) for index in range(4)]
+        assert [buffer.by_reference for buffer in buffers] == [True, True, False, False]
+        buffers[0].release()
+        with acquire(pool, REGION, stranger("number 4")) as buffer:
+            assert buffer.by_reference  # an idle region of another stranger
+        for buffer in buffers[1:]:
+            buffer.release()
+
+    def test_beyond_its_quota_of_regions_a_principal_goes_by_the_copy_lane(self) -> None:
+        pool, peer = Pool(4 * REGION), identity(quota=REGION)
+        half = [acquire(pool, MIB - PAGE, peer) for _ in range(2)]
+        assert [buffer.by_reference for buffer in half] == [True, True]
+        half[0].release()
+        keep = acquire(pool, PAGE, peer)
+        with acquire(pool, MIB, peer) as buffer:  # within the quota, but its region has no such run
+            assert not buffer.by_reference
+        keep.release()
+        half[1].release()
+
+    def test_by_copy_if_the_caller_says_so(self) -> None:
+        pool = Pool(REGION)
+        with acquire(pool, MIB, identity(), by_reference_ok=False) as buffer:
+            assert not buffer.by_reference
+
+    def test_a_known_principal_without_a_region_left_goes_by_the_copy_lane(self) -> None:
+        pool = Pool(REGION)
+        with acquire(pool, PAGE, stranger()), acquire(pool, PAGE, identity()) as buffer:
+            assert not buffer.by_reference
+
+    def test_idle_regions_serve_others_before_anybody_waits(self) -> None:
+        pool = Pool(2 * REGION)
+        one, two, three = identity("one"), identity("two"), identity("three")
+        send(acquire(pool, PAGE, one))
+        send(acquire(pool, PAGE, two))
+        with acquire(pool, PAGE, three) as buffer:
+            assert buffer.by_reference
+        # That of `one` had been idle for longer.
+        assert pool.stats().regions_by_principal == {"two": 1, "three": 1}
+        assert pool.stats().cut == 1
+
+    def test_unused_regions_go_first_then_those_that_need_no_cut(self) -> None:
+        pool = Pool(3 * REGION)
+        send(acquire(pool, PAGE, identity("sent")))
+        acquire(pool, PAGE, identity("unsent")).release()
+        with acquire(pool, PAGE, identity("a")), acquire(pool, PAGE, identity("b")):
+            assert pool.stats().regions_by_principal == {"sent": 1, "a": 1, "b": 1}
+            assert pool.stats().cut == 0
+
+    def test_a_retired_principal_gives_its_regions_up_as_they_fall_idle(self) -> None:
+        pool, peer = Pool(4 * REGION), identity()
+        busy, idle = acquire(pool, REGION, peer), acquire(pool, REGION, peer)
+        idle.release()
+        pool.retire(peer)
+        assert pool.stats().regions_by_principal == {"friend": 1}
+        busy.seal()
+        busy.home()
+        assert pool.stats().regions_by_principal == {}
+        pool.retire(peer)  # harmless
+        pool.retire(COMMON)
+
+    def test_a_principal_may_come_back_after_it_was_retired(self) -> None:
+        pool, peer = Pool(4 * REGION), identity()
+        send(acquire(pool, PAGE, peer))
+        pool.retire(peer)
+        with acquire(pool, PAGE, peer) as buffer:
+            assert buffer.by_reference
+
+    def test_retired_strangers_free_their_share(self) -> None:
+        pool = Pool(2 * REGION, stranger_share=0.5)
+        for index in range(5):
+            peer = stranger(f"number {index}")
+            buffer = acquire(pool, MIB, peer)
+            assert buffer.by_reference
+            send(buffer)
+            pool.retire(peer)
+
+
+class TestLargeBuffers:
+    def test_take_adjacent_whole_regions(self) -> None:
+        pool, peer = Pool(4 * REGION), identity()
+        with acquire(pool, REGION + 1, peer) as buffer:
+            assert buffer.address % REGION == 0
+            buffer.view[REGION] = 1
+            assert pool.stats().filling == 2 * REGION
+            assert pool.stats().regions_by_principal == {"friend": 2}
+        assert pool.stats().free == pool.size
+
+    def test_need_them_adjacent(self) -> None:
+        pool = Pool(3 * REGION)
+        buffers = [acquire(pool, REGION, identity("abc"[index])) for index in range(3)]
+        buffers[0].release()
+        buffers[2].release()
+        assert pool.try_acquire(REGION + 1, identity(), "me") is None
+        buffers[1].release()
+        with acquire(pool, 3 * REGION, identity()):
+            assert pool.stats().free == 0
+
+    def test_of_a_stranger_go_by_the_copy_lane_past_the_share(self) -> None:
+        pool = Pool(4 * REGION, stranger_share=0.5)
+        with acquire(pool, 2 * REGION, stranger("a")) as one, acquire(pool, 2 * REGION, stranger("b")) as two:
+            assert (one.by_reference, two.by_reference) == (True, False)
+
+    def test_that_can_never_be_had_are_refused(self) -> None:
+        pool = Pool(4 * REGION)
+        with pytest.raises(RequestTooLargeError, match="pool of 8388608 bytes"):
+            pool.try_acquire(4 * REGION + 1, identity(), "me")
+        with pytest.raises(RequestTooLargeError, match="quota is 3145728 bytes"):
+            pool.try_acquire(REGION + 1, identity(quota=3 * MIB), "me")
+
+
+class TestTheSums:
+    def test_tell_the_peak_and_what_was_recycled(self) -> None:
+        pool, peer = Pool(REGION), identity()
+        with acquire(pool, MIB, peer), acquire(pool, 1, peer):
+            pass
+        stats = pool.stats()
+        assert (stats.peak, stats.recycled, stats.free) == (MIB + PAGE, 2, pool.size)
+
+    def test_forget_holders_and_principals_that_hold_nothing(self) -> None:
+        pool = Pool(2 * REGION)
+        kept = pool.try_acquire(PAGE, stranger("kept"), "kept")
+        assert kept is not None
+        for index in range(2000):
+            buffer = pool.try_acquire(PAGE, stranger(f"principal {index}"), f"holder {index}")
+            assert buffer is not None
+            buffer.release()
+        assert len(pool._accounts) + len(pool._tallies) < 600
+        assert pool.stats().filling == PAGE
+        kept.release()
+        assert pool.stats().filling == 0
+
+
+class TestClosing:
+    def test_refuses_further_requests(self) -> None:
+        pool = Pool(REGION)
+        pool.close()
+        pool.close()
+        with pytest.raises(MisuseError, match="the pool is closed"):
+            pool.try_acquire(PAGE, identity(), "me")
+
+    def test_leaves_the_memory_to_those_who_still_have_it(self) -> None:
+        pool = Pool(REGION)
+        one, two = (acquire(pool, PAGE, COMMON) for _ in range(2))
+        pool.close()
+        one.view[:] = b"1" * PAGE
+        one.release()
+        two.view[:] = b"2" * PAGE
+        two.seal()
+        assert bytes(two.data) == b"2" * PAGE
+        two.home()
+        assert pool.stats().free == pool.size
+
+
+PRINCIPALS = [
+    Principal("one identity", PrincipalKind.IDENTITY),
+    Principal("another identity", PrincipalKind.IDENTITY, quota=3 * REGION),
+    Principal("the group", PrincipalKind.TRUSTED),
+    Principal("a stranger", PrincipalKind.CONNECTION, quota=2 * REGION),
+    Principal("another stranger", PrincipalKind.CONNECTION),
+    COMMON,
+]
+SIZES = st.one_of(
+    st.sampled_from([1, PAGE, 64 << 10, MIB, REGION, REGION + 1, 2 * REGION]), st.integers(1, 3 * REGION)
+)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Any order of events: no page serves two, no region two principals, and the sums are exact."""
+
+    buffers = Bundle("buffers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.pool = Pool(
+            6 * REGION, clock=lambda: self.now, quarantine_limit=2 * REGION, quarantine_seconds=10
+        )
+        self.live: dict[Buffer, int] = {}
+        """Buffers that are out, and the number of their holders."""
+        self.given_back = 0
+        self.sent_to: dict[int, tuple[Principal, int]] = {}
+        """Region address → for whom it went by reference last, and the count of cuts then."""
+
+    @rule(target=buffers, nbytes=SIZES, principal=st.sampled_from(PRINCIPALS), by_reference_ok=st.booleans())
+    def acquire(self, nbytes: int, principal: Principal, by_reference_ok: bool) -> Buffer | None:
+        try:
+            buffer = self.pool.try_acquire(nbytes, principal, principal.name, by_reference_ok)
+        except RequestTooLargeError:
+            assert principal.quota is not None
+            return None
+        if buffer is None:
+            return None
+        assert buffer.nbytes == len(buffer.view) == nbytes
+        assert not buffer.by_reference or (by_reference_ok and principal is not COMMON)
+        self.live[buffer] = 0
+        for region in self.regions_of(buffer):
+            owner, cuts = self.sent_to.get(region, (principal, -1))
+            if owner is not principal or not buffer.by_reference:
+                assert self.pool.stats().cut > cuts, "served somebody else without a cut"
+        buffer.view[0] = buffer.view[-1] = 0xAA
+        return buffer
+
+    @rule(buffer=buffers, extra=st.integers(0, 2))
+    def seal(self, buffer: Buffer | None, extra: int) -> None:
+        if buffer is not None and buffer.state == BufferState.FILLING:
+            buffer.seal()
+            for _ in range(extra):
+                buffer.hold()
+            self.live[buffer] = 1 + extra
+            if buffer.by_reference:
+                for region in self.regions_of(buffer):
+                    self.sent_to[region] = (buffer.principal, self.pool.stats().cut)
+
+    @rule(buffer=buffers, dead=st.booleans())
+    def one_holder_is_done(self, buffer: Buffer | None, dead: bool) -> None:
+        if buffer is not None and buffer.state == BufferState.SENT:
+            if dead:
+                buffer.abandon()
+            else:
+                buffer.home()
+            self.live[buffer] -= 1
+            if not self.live[buffer]:
+                self.gone(buffer)
+
+    @rule(buffer=consumes(buffers))
+    def release(self, buffer: Buffer | None) -> None:
+        if buffer is not None and buffer.state == BufferState.FILLING:
+            buffer.release()
+            self.gone(buffer)
+
+    @rule(principal=st.sampled_from(PRINCIPALS))
+    def retire(self, principal: Principal) -> None:
+        self.pool.retire(principal)
+
+    @rule(seconds=st.floats(0, 15))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    def gone(self, buffer: Buffer) -> None:
+        del self.live[buffer]
+        self.given_back += 1
+
+    @staticmethod
+    def regions_of(buffer: Buffer) -> range:
+        first = buffer.address // REGION * REGION
+        return range(first, buffer.address + buffer.nbytes, REGION)
+
+    @staticmethod
+    def footprint(buffer: Buffer) -> int:
+        unit = PAGE if buffer.nbytes <= REGION else REGION
+        return -(-buffer.nbytes // unit) * unit
+
+    @invariant()
+    def no_two_buffers_overlap(self) -> None:
+        ranges = sorted((buffer.address, buffer.address + self.footprint(buffer)) for buffer in self.live)
+        assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
+
+    @invariant()
+    def no_region_serves_two_principals(self) -> None:
+        owners: dict[int, Principal] = {}
+        for buffer in self.live:
+            for region in self.regions_of(buffer):
+                owner = buffer.principal if buffer.by_reference else COMMON
+                assert owners.setdefault(region, owner) is owner
+
+    @invariant()
+    def the_sums_are_exact(self) -> None:
+        stats = self.pool.stats()
+        assert stats.free + stats.filling + stats.in_flight + stats.viewed + stats.quarantined == stats.size
+        held: Counter[BufferState] = Counter()
+        for buffer in self.live:
+            held[BufferState(buffer.state)] += self.footprint(buffer)
+        assert (stats.filling, stats.in_flight) == (held[BufferState.FILLING], held[BufferState.SENT])
+        assert stats.recycled == self.given_back
+        assert stats.free >= 0
+        assert stats.peak >= stats.filling + stats.in_flight
+
+    @invariant()
+    def what_is_kept_beside_the_regions_agrees_with_them(self) -> None:
+        leasing = self.pool._leasing
+        idle = [
+            region
+            for region in leasing.regions
+            if not region.live and not region.tainted and not leasing.quarantine.is_resting(region)
+        ]
+        assert leasing._idle == len(idle)
+        accounts = {region.account for region in leasing.regions if region.account is not None}
+        for account in accounts:
+            owned = [region for region in leasing.regions if region.account is account]
+            assert account.leased == len(owned)
+            assert set(account.open) == {region for region in owned if region.open}
+        strangers = [region for region in leasing.regions if region.account and region.account.stranger]
+        assert leasing._strangers == len(strangers) <= leasing.stranger_ceiling
+
+    def teardown(self) -> None:
+        for buffer, holders in self.live.items():
+            if holders:
+                for _ in range(holders):
+                    buffer.home()
+            else:
+                buffer.release()
+        self.live.clear()
+        self.now += 1000
+        stats: PoolStats = self.pool.stats()
+        assert (stats.free, stats.pinned) == (stats.size, 0)
+        for principal in PRINCIPALS:
+            self.pool.retire(principal)
+        with acquire(self.pool, self.pool.size, identity()):
+            assert self.pool.stats().free == 0
+        self.pool.close()
+
+
+TestAnyOrderOfEvents = PoolMachine.TestCase
+TestAnyOrderOfEvents.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -1,0 +1,132 @@
+"""Messages cross a real connection, by every lane, on every loop, and their memory comes home."""
+
+import array
+import hashlib
+
+import anyio
+import pytest
+
+import zcserver
+
+pytestmark = pytest.mark.anyio
+KIB = 1024
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 64 * KIB, MIB, MIB + 1, 5 * MIB])
+async def test_a_message_of_any_size_arrives_as_it_was_sent(make_context, size):
+    received = []
+
+    async def handler(stream):
+        async for message in stream:
+            received.append(bytes(message))
+
+    content = bytes(range(256)) * (size // 256 + 1)
+    context = make_context()
+    async with (
+        zcserver.serve(handler, port=0, context=context) as server,
+        zcserver.connect(port=server.port, context=context) as connection,
+    ):
+        stream = await connection.open("PUBLISH", "/x")
+        if size:
+            buffer = await connection.acquire(size)
+            buffer.view[:] = content[:size]
+            await (await stream.send(buffer)).wait()
+        await (await stream.send(content[:size], end=True)).wait()
+    assert [len(message) for message in received] == ([size, size] if size else [0])
+    assert all(message == content[:size] for message in received)
+    stats = context.pool.stats()
+    assert (stats.in_flight, stats.filling) == (0, 0)
+
+
+async def test_an_echo_of_many_messages_both_ways_on_many_streams(make_context):
+    async def echo(stream):
+        async for message in stream:
+            await stream.send(bytes(message))
+
+    context = make_context()
+    async with (
+        zcserver.serve(echo, port=0, context=context) as server,
+        zcserver.connect(port=server.port, context=context) as connection,
+    ):
+
+        async def talk(number):
+            stream = await connection.open("ECHO", f"/{number}")
+
+            async def produce():
+                for index in range(50):
+                    buffer = await connection.acquire(1 + index * 1000)
+                    buffer.view[:] = bytes([number]) * len(buffer)
+                    await stream.send(buffer)
+                await stream.end()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(produce)
+                lengths = []
+                async for message in stream:
+                    assert bytes(message) == bytes([number]) * len(message)
+                    lengths.append(len(message))
+            assert lengths == [1 + index * 1000 for index in range(50)]
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(talk, number)
+    assert context.pool.stats().in_flight == 0
+
+
+async def test_a_completion_means_that_the_peer_has_it_all(make_context):
+    async def handler(stream):
+        async for _ in stream:
+            pass
+
+    context = make_context()
+    async with (
+        zcserver.serve(handler, port=0, context=context) as server,
+        zcserver.connect(port=server.port, context=context) as connection,
+    ):
+        stream = await connection.open("PUT", "/x")
+        completions = [await stream.send(b"x" * 100_000) for _ in range(20)]
+        await completions[-1].wait()
+        assert all(completion.done for completion in completions)
+        assert connection.engine.sender.ledger.acknowledged == connection.engine.sender.ledger.framed
+
+
+async def test_a_file_goes_out_from_the_page_cache(make_context, tmp_path):
+    content = hashlib.sha256(b"seed").digest() * (3 * MIB // 32) + b"tail"
+    path = tmp_path / "file"
+    path.write_bytes(content)
+
+    async def handler(stream):
+        with path.open("rb") as file:
+            await stream.send_file(file, end=True)
+
+    context = make_context()
+    async with (
+        zcserver.serve(handler, port=0, context=context) as server,
+        zcserver.connect(port=server.port, context=context) as connection,
+    ):
+        stream = await connection.open("GET", "/file")
+        received = b"".join([bytes(chunk) async for chunk in stream.chunks()])
+        assert received == content
+        (peer,) = server.connections
+        assert peer.statistics.file_bytes == len(content)
+        assert peer.statistics.copied_bytes == 0
+
+
+async def test_received_bytes_land_in_the_callers_memory(make_context):
+    content = bytes(range(256)) * 20_000
+
+    async def handler(stream):
+        await stream.send(content, end=True)
+
+    context = make_context()
+    async with (
+        zcserver.serve(handler, port=0, context=context) as server,
+        zcserver.connect(port=server.port, context=context) as connection,
+    ):
+        stream = await connection.open("GET", "/array")
+        target = array.array("B", bytes(len(content) + 10))
+        assert await stream.receive_into(target) == len(content)
+        assert bytes(target[: len(content)]) == content
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive_into(target)

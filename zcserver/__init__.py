@@ -1,0 +1,59 @@
+"""Zero-copy TCP sending for asyncio, uvloop and trio on Linux, with acknowledgement-driven buffer reuse.
+
+    async with zcserver.connect("127.0.0.1", 7420) as connection:
+        stream = await connection.open("PUBLISH", "/frames")
+        buffer = await connection.acquire(1 << 20)     # a page-aligned pool buffer
+        fill(buffer.view)
+        completion = await stream.send(buffer)         # queued by reference; the buffer is gone for you
+        await completion.wait()                        # the peer has copied the last byte
+
+``docs/design.md`` walks a message through the modules.
+"""
+
+from zcserver_protocol.errors import ErrorCode
+
+from .connection import DEFAULT_PORT, Connection
+from .context import Context
+from .endpoints import connect, serve
+from .errors import (
+    BufferStateError,
+    ConnectionLostError,
+    HandshakeError,
+    MessageTooLargeError,
+    MisuseError,
+    PeerTimeoutError,
+    PoolTimeoutError,
+    RequestTooLargeError,
+    StreamResetError,
+    TransferError,
+    ViewsAliveError,
+    ZCServerError,
+)
+from .memory import Buffer
+from .sending.completion import Completion
+from .stream import Message, Stream
+
+__all__ = [
+    "DEFAULT_PORT",
+    "Buffer",
+    "BufferStateError",
+    "Completion",
+    "Connection",
+    "ConnectionLostError",
+    "Context",
+    "ErrorCode",
+    "HandshakeError",
+    "Message",
+    "MessageTooLargeError",
+    "MisuseError",
+    "PeerTimeoutError",
+    "PoolTimeoutError",
+    "RequestTooLargeError",
+    "Stream",
+    "StreamResetError",
+    "TransferError",
+    "ViewsAliveError",
+    "ZCServerError",
+    "connect",
+    "serve",
+]

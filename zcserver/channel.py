@@ -1,0 +1,72 @@
+"""One stream inside the engine: its codec state, what waits to be sent, what was received."""
+
+from collections import deque
+from collections.abc import Callable
+
+from zcserver_protocol.streams import StreamState
+
+from .receiving.inbox import Inbox
+from .sending.completion import Completion
+from .sending.message import Outgoing
+
+
+def _ignore() -> None:
+    pass
+
+
+class Channel:
+    """The engine's half of a stream; ``zcserver.stream.Stream`` is the application's.
+
+    ``queued`` counts payload bytes not framed yet. ``on_news`` is called when there is something to
+    receive or the stream ended, ``on_room`` when queued bytes went out, ``on_reply`` when the peer replied.
+    ``error`` is what ended the stream early.
+    """
+
+    __slots__ = (
+        "error",
+        "inbox",
+        "last_completion",
+        "on_news",
+        "on_reply",
+        "on_room",
+        "outgoing",
+        "peer_commits",
+        "queued",
+        "ready",
+        "reply",
+        "starving",
+        "state",
+    )
+
+    def __init__(self, state: StreamState, inbox: Inbox) -> None:
+        self.state = state
+        self.inbox = inbox
+        self.outgoing: deque[Outgoing] = deque()
+        self.ready = False
+        self.queued = 0
+        self.starving = False  # waits for receive memory before it may grant credit
+        self.reply: dict[str, object] | None = None
+        self.last_completion: Completion | None = None  # of the message that ended our side
+        self.peer_commits = 0
+        self.error: BaseException | None = None
+        self.on_news: Callable[[], object] = _ignore
+        self.on_room: Callable[[], object] = _ignore
+        self.on_reply: Callable[[], object] = _ignore
+
+    def framed(self, nbytes: int) -> None:
+        """``nbytes`` of queued payload became a frame."""
+        self.queued -= nbytes
+        self.on_room()
+
+    def fail(self, error: BaseException) -> None:
+        """The stream ended early: whoever waits on it learns why."""
+        if self.error is None:
+            self.error = error
+        while self.outgoing:
+            self.outgoing.popleft().fail(error)
+        self.queued = 0
+        if not self.inbox.discarding:
+            self.inbox.close()
+        self.on_news()
+        self.on_room()
+        self.on_reply()

@@ -1,0 +1,199 @@
+"""Connections and servers for asyncio, uvloop and trio: a thin driver of the engine."""
+
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from zcserver_protocol.errors import ErrorCode, TooManyStreams
+
+from .channel import Channel
+from .context import Context
+from .drivers import Loop, running_loop
+from .engine import Engine, Phase
+from .errors import ConnectionLostError, StreamResetError
+from .kernel.sockets import prepare
+from .memory import Buffer, Principal, PrincipalKind
+from .sending.statistics import TransferStatistics
+from .stream import Stream
+
+DEFAULT_PORT: Final = 7420
+Handler = Callable[[Stream], Awaitable[object]]
+_log = logging.getLogger("zcserver")
+
+
+def _endpoint(sock: socket.socket, remote: bool) -> str:
+    try:
+        address = sock.getpeername() if remote else sock.getsockname()
+    except OSError:
+        return "a peer that has gone"
+    if not isinstance(address, tuple):
+        return str(address) or "unix socket"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
+
+
+class Connection:
+    """One ZCP/1 connection. Get it from :func:`connect`, or as ``stream.connection`` in a handler.
+
+    ``name`` is the peer's address; ``statistics`` counts what each lane carried; ``principal`` is whom its
+    buffers are for.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        role: str,
+        context: Context,
+        tasks: anyio.abc.TaskGroup,
+        handler: Handler | None,
+        trust_peer: bool,
+        on_closed: Callable[["Connection"], object] = lambda connection: None,
+    ) -> None:
+        prepared = prepare(sock, context.capabilities, context.kernel)
+        self.name = _endpoint(sock, remote=True)
+        self.context = context
+        self.trusts_peer = trust_peer
+        self.principal = context.trusted if trust_peer else Principal(self.name, PrincipalKind.CONNECTION)
+        self._tasks = tasks
+        self._handler = handler
+        self._on_closed = on_closed
+        self._loop: Loop = running_loop(tasks)
+        self.arm_writer = self._loop.arm_writer
+        self.wake_at = self._loop.wake_at
+        self.soon = self._loop.soon
+        self.threadsafe = self._loop.threadsafe
+        self.offload = self._loop.offload
+        self.time = self._loop.time
+        self._closed = anyio.Event()
+        self._changed = anyio.Event()
+        self.engine = Engine(sock, role, context, self.principal, self)
+        self.engine.statistics.congestion_control = prepared.congestion or ""
+        self._loop.attach(sock.fileno(), self.engine.on_readable, self.engine.on_writable, self.engine.on_time)
+        self.engine.start()
+
+    # -- the application's side ----------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> TransferStatistics:
+        return self.engine.statistics
+
+    async def established(self) -> None:
+        """Wait for the handshake. Raises HandshakeError when the other end does not speak ZCP/1."""
+        while self.engine.codec.peer is None:
+            if self._closed.is_set():
+                raise self.engine.error or ConnectionLostError(f"{self.name} is closed")
+            await self._wait_for_change()
+
+    async def open(self, method: str, path: str, **args: Any) -> Stream:
+        """Open a stream; waits while the peer allows no more of them. ``args`` are JSON scalars."""
+        while True:
+            self.engine.check_usable()
+            try:
+                channel = self.engine.open(method, path, args)
+            except TooManyStreams:
+                await self._wait_for_change()
+                continue
+            return Stream(self, channel)
+
+    async def acquire(self, nbytes: int, timeout: float | None = None) -> Buffer:
+        """A page-aligned pool buffer of ``nbytes`` for this peer: fill its ``view``, then send it.
+
+        Waits, in turn with the other connections, for memory to come home. Raises PoolTimeoutError,
+        naming who holds the memory, after ``timeout`` seconds (default: the context's
+        ``memory_seconds``), and RequestTooLargeError for what can never be free.
+        """
+        context = self.context
+        buffer = context.pool.try_acquire(nbytes, self.principal, self.name, context.by_reference)
+        if buffer is not None:
+            return buffer
+        self.engine.check_usable()
+        return await context.pool.acquire(
+            nbytes, self.principal, self.name, context.memory_seconds if timeout is None else timeout,
+            context.by_reference,
+        )  # fmt: skip
+
+    async def acquire_many(self, sizes: list[int], timeout: float | None = None) -> list[Buffer]:
+        """All of these buffers or none: never holds some while waiting for the others."""
+        context = self.context
+        return await context.pool.acquire_many(
+            sizes, self.principal, self.name, context.memory_seconds if timeout is None else timeout,
+            context.by_reference,
+        )  # fmt: skip
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Deliver what is queued, take leave, close; abort after ``timeout`` seconds.
+
+        Raises what kept queued data from being acknowledged. Cancelling it aborts.
+        """
+        seconds = self.context.close_seconds if timeout is None else timeout
+        self.engine.close(self.time() + seconds)
+        try:
+            await self._closed.wait()
+        except BaseException:
+            self.abort()
+            raise
+        if self.engine.error is not None:
+            raise self.engine.error.with_traceback(None)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over, for whatever reason."""
+        await self._closed.wait()
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """Drop the connection now. What was not acknowledged fails with ``error``."""
+        self.engine.abort(error or ConnectionLostError(f"the connection {self.name} was aborted by this end"))
+
+    async def _wait_for_change(self) -> None:
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.name} {self.engine.phase.value}>"
+
+    # -- what the engine calls (see engine.Driver) ---------------------------------------------------
+
+    def stream_opened(self, channel: Channel) -> None:
+        if self._handler is None:
+            self.engine.reset(channel, ErrorCode.REFUSED, "this end accepts no streams")
+            return
+        self.engine.grant_first(channel)
+        self._tasks.start_soon(self._handle, Stream(self, channel))
+
+    async def _handle(self, stream: Stream) -> None:
+        assert self._handler is not None
+        try:
+            await self._handler(stream)
+        except StreamResetError as error:
+            stream.reset(error.code, error.reason)
+        except ConnectionLostError as error:
+            _log.debug("%r: %s", stream, error)
+        except Exception:  # noqa: BLE001 – the application's: it costs this stream, not the connection
+            _log.exception("the handler of %r failed", stream)
+            stream.reset(ErrorCode.INTERNAL, "the handler failed")
+        else:
+            stream.finish()
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    def detach(self) -> None:
+        self._loop.detach()
+
+    def closed(self, error: BaseException | None) -> None:
+        self._closed.set()
+        self._changed.set()
+        self._on_closed(self)
+
+

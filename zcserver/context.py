@@ -1,0 +1,113 @@
+"""What connections share: kernel, pipes, pool, receive memory, limits. One context per event loop."""
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from zcserver_protocol.codec import Limits
+
+from .errors import MisuseError
+from .kernel.calls import DEFAULT, Kernel
+from .kernel.pipe import PipeShare
+from .kernel.probe import Capabilities, probe
+from .memory import Pool, Principal, PrincipalKind
+from .receiving.memory import ReceiveMemory
+from .sending.foreign import ForeignQuarantine
+
+MIB: Final = 1 << 20
+_INTEGRITY: Final = "crc32c"
+
+
+def _crc32c() -> Callable[..., int]:
+    try:
+        from crc32c import crc32c
+    except ImportError:
+        raise MisuseError("integrity mode needs the crc32c package: pip install 'zcserver[integrity]'") from None
+    function: Callable[..., int] = crc32c
+    return function
+
+
+class Context:
+    """Settings and shared resources of one event loop's connections (compare ``zmq.Context``).
+
+    All sizes are bytes, all times seconds.
+
+    ``pool_size``        memory that is sent by reference, in 2 MiB regions; mapped now, used on demand
+    ``receive_memory``   bound for what peers may send before it is consumed, plus received messages held
+    ``window``           bytes in flight per connection; at most half the pool
+    ``stream_window``    bytes in flight per stream before the receiving application takes them
+    ``max_message``      the largest message that is assembled in one piece
+    ``lanes``            restrict the lanes, e.g. ``("copy",)``; by default whatever works here
+    ``integrity``        CRC32C per frame, which catches memory written to in flight
+    ``poison``           overwrite pages when they come home, so that a bug which frees early is seen
+    ``close_seconds``    how long closing waits for the peer to acknowledge what was sent
+    ``memory_seconds``   how long to wait for memory before an error names who holds it
+    ``quarantine_seconds``  for how long the pages of dead peers count as still held (an estimate)
+
+    Raises MisuseError for settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool_size: int = 64 * MIB,
+        receive_memory: int = 256 * MIB,
+        window: int = 8 * MIB,
+        stream_window: int = 4 * MIB,
+        max_message: int = 64 * MIB,
+        lanes: Collection[str] | None = None,
+        integrity: bool = False,
+        poison: bool = False,
+        close_seconds: float = 30.0,
+        memory_seconds: float = 30.0,
+        quarantine_seconds: float = 30.0,
+        handshake_seconds: float = 10.0,
+        ping_seconds: float = 15.0,
+        silence_seconds: float = 45.0,
+        ack_seconds: float = 30.0,
+        kernel: Kernel = DEFAULT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        unknown = set(lanes or ()) - {"vmsplice", "file", "copy"}
+        if unknown:
+            raise MisuseError(f"no such lane: {', '.join(sorted(unknown))}; there are vmsplice, file and copy")
+        self.kernel = kernel
+        self.capabilities: Capabilities = probe(kernel)
+        usable = set(self.capabilities.lanes) if lanes is None else set(self.capabilities.lanes) & set(lanes)
+        self.by_reference = "vmsplice" in usable
+        self.checksum = _crc32c() if integrity else None
+        # A checksum needs the bytes in user memory, so files are read then, not spliced.
+        self.splices_files = "file" in usable and not integrity
+        self.verifier = self.checksum
+        self.pool = Pool(
+            pool_size, kernel=kernel, poison=poison, quarantine_seconds=quarantine_seconds, clock=clock
+        )  # fmt: skip
+        self.receive_memory = ReceiveMemory(receive_memory, Pool(receive_memory, kernel=kernel))
+        self.pipes = PipeShare(kernel)
+        self.foreign = ForeignQuarantine(pool_size, quarantine_seconds, clock)
+        self.trusted = Principal("trusted peers", PrincipalKind.TRUSTED)
+        self.limits = Limits(
+            window=min(window, max(self.pool.size // 2, MIB)),
+            features=(_INTEGRITY,) if integrity else (),
+            handshake_seconds=handshake_seconds,
+            ping_seconds=ping_seconds,
+            silence_seconds=silence_seconds,
+            ack_seconds=ack_seconds,
+        )
+        self.stream_window = stream_window
+        self.initial_credit = min(256 * 1024, stream_window)
+        self.max_message = max_message
+        self.close_seconds = close_seconds
+        self.memory_seconds = memory_seconds
+
+    def close(self) -> None:
+        """Give pipes and memory back to the system. Connections must be closed before."""
+        self.pipes.close()
+        self.receive_memory.close()
+        self.pool.close()
+
+    def __enter__(self) -> "Context":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

@@ -1,0 +1,171 @@
+"""Readiness, timers and threads of the running event loop, as the engine's driver needs them.
+
+On asyncio and uvloop the reader is registered once and stays (waiting through anyio costs 20-30 µs each
+time), and the writer only after EAGAIN (one left armed spins). trio has no callbacks: two small tasks per
+connection wait there. Sockets are registered by number and unregistered before they are closed.
+"""
+
+import asyncio
+import math
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+import anyio
+import anyio.abc
+
+Callback = Callable[[], object]
+Done = Callable[[int, BaseException | None], None]
+
+
+class Loop(Protocol):
+    """The services; see :class:`zcserver.engine.Driver` for what each does."""
+
+    def attach(self, fd: int, readable: Callback, writable: Callback, timeout: Callback) -> None: ...
+    def detach(self) -> None: ...
+    def arm_writer(self, wanted: bool) -> None: ...
+    def wake_at(self, deadline: float) -> None: ...
+    def soon(self, callback: Callback) -> None: ...
+    def threadsafe(self, callback: Callback) -> None: ...
+    def offload(self, work: Callable[[], int], done: Done) -> None: ...
+    def time(self) -> float: ...
+
+
+class AsyncioLoop:
+    """asyncio and uvloop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fd = -1
+        self._timer: asyncio.TimerHandle | None = None
+        self.soon = self._loop.call_soon
+        self.threadsafe = self._loop.call_soon_threadsafe
+        self.time = self._loop.time
+
+    def attach(self, fd: int, readable: Callback, writable: Callback, timeout: Callback) -> None:
+        self._fd = fd
+        self._writable = writable
+        self._timeout = timeout
+        self._loop.add_reader(fd, readable)
+
+    def detach(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def arm_writer(self, wanted: bool) -> None:
+        if wanted:
+            self._loop.add_writer(self._fd, self._writable)
+        else:
+            self._loop.remove_writer(self._fd)
+
+    def wake_at(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._timeout)
+
+    def offload(self, work: Callable[[], int], done: Done) -> None:
+        def finished(future: "asyncio.Future[int]") -> None:
+            _deliver(future, done)
+
+        self._loop.run_in_executor(None, work).add_done_callback(finished)
+
+
+class TrioLoop:
+    """trio: a task waits for reading, one for writing, one for the next deadline."""
+
+    def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
+        import trio
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self._tasks = tasks
+        self._fd = -1
+        self._writer_wanted = anyio.Event()
+        self._armed = False
+        self._deadline = math.inf
+        self._deadline_moved = anyio.Event()
+        self.soon = self._token.run_sync_soon
+        self.threadsafe = self._token.run_sync_soon
+        self.time = trio.current_time
+
+    def attach(self, fd: int, readable: Callback, writable: Callback, timeout: Callback) -> None:
+        self._fd = fd
+        self._tasks.start_soon(self._read, readable)
+        self._tasks.start_soon(self._write, writable)
+        self._tasks.start_soon(self._watch, timeout)
+
+    def detach(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._trio.lowlevel.notify_closing(fd)
+            self._writer_wanted.set()
+            self._deadline_moved.set()
+
+    async def _read(self, readable: Callback) -> None:
+        while self._fd >= 0:
+            try:
+                await self._trio.lowlevel.wait_readable(self._fd)
+            except self._trio.ClosedResourceError:
+                return
+            readable()
+
+    async def _write(self, writable: Callback) -> None:
+        while self._fd >= 0:
+            await self._writer_wanted.wait()
+            if self._fd < 0:
+                return
+            try:
+                await self._trio.lowlevel.wait_writable(self._fd)
+            except self._trio.ClosedResourceError:
+                return
+            if self._armed:
+                writable()
+
+    def arm_writer(self, wanted: bool) -> None:
+        self._armed = wanted
+        if wanted:
+            self._writer_wanted.set()
+        else:
+            self._writer_wanted = anyio.Event()
+
+    async def _watch(self, timeout: Callback) -> None:
+        while self._fd >= 0:
+            with self._trio.move_on_at(self._deadline) as scope:
+                await self._deadline_moved.wait()
+            self._deadline_moved = anyio.Event()
+            if scope.cancelled_caught and self._fd >= 0:
+                self._deadline = math.inf
+                timeout()
+
+    def wake_at(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._deadline_moved.set()
+
+    def offload(self, work: Callable[[], int], done: Done) -> None:
+        async def run() -> None:
+            future: Future[int] = Future()
+            try:
+                future.set_result(await self._trio.to_thread.run_sync(work))
+            except OSError as error:
+                future.set_exception(error)
+            _deliver(future, done)
+
+        self._tasks.start_soon(run)
+
+
+def _deliver(future: "Future[int] | asyncio.Future[int]", done: Done) -> None:
+    error = future.exception()
+    done(0 if error is not None else future.result(), error)
+
+
+def running_loop(tasks: anyio.abc.TaskGroup) -> Loop:
+    """The services of the event loop this runs in; ``tasks`` outlives the connection."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return TrioLoop(tasks)
+    return AsyncioLoop()

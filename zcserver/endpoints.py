@@ -1,0 +1,262 @@
+"""``connect`` and ``serve``: async context managers that own sockets, tasks and, by default, a context."""
+
+import errno
+import logging
+import os
+import socket
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from .connection import DEFAULT_PORT, Connection, Handler
+from .context import Context
+from .errors import ConnectionLostError, HandshakeError, TransferError
+
+_log = logging.getLogger("zcserver")
+# Out of descriptors or memory: accepting again at once would spin.
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE: Final = 0.1
+
+
+class _TaskOwner:
+    """A task group around a body whose own exceptions leave it as they are, not wrapped in a group."""
+
+    def __init__(self, context: Context | None) -> None:
+        self._owns_context = context is None
+        self.context = context if context is not None else Context()
+        self._tasks = anyio.create_task_group()
+
+    async def _end(self) -> None:
+        self._tasks.cancel_scope.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            if self._owns_context:
+                self.context.close()
+
+
+class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with connect(...) as connection``
+    """Connect to a ZCP/1 peer and hold the connection open for the body.
+
+    Leaving the body delivers what was queued (see :meth:`Connection.aclose`); an exception or a
+    cancellation in it aborts. ``handler`` serves the streams that the peer opens. ``trust_peer`` allows
+    foreign memory (bytes, arrays) to go by reference: a peer that lies about its acknowledgements, or
+    outlives the connection, then reads what your heap puts there next. ``timeout`` (seconds) covers
+    connecting and the handshake.
+
+    Raises ConnectionLostError when nobody listens, HandshakeError when it is no ZCP/1 peer.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        context: Context | None = None,
+        handler: Handler | None = None,
+        trust_peer: bool = False,
+        timeout: float = 10.0,
+    ) -> None:
+        super().__init__(context)
+        self._host = host
+        self._port = port
+        self._handler = handler
+        self._trust_peer = trust_peer
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Connection:
+        await self._tasks.__aenter__()
+        try:
+            with anyio.fail_after(self._timeout):
+                sock = await _dial(self._host, self._port)
+                self._connection = Connection(
+                    sock, "client", self.context, self._tasks, self._handler, self._trust_peer
+                )
+                await self._connection.established()
+        except TimeoutError as error:
+            await self._give_up()
+            raise HandshakeError(
+                f"{self._host}:{self._port} did not answer within {self._timeout} s: is it a zcserver?"
+            ) from error
+        except BaseException:
+            await self._give_up()
+            raise
+        return self._connection
+
+    async def _give_up(self) -> None:
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.abort()
+        await self._end()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self._connection.aclose()
+        finally:
+            self._connection.abort()
+            await self._end()
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    """A connected, non-blocking socket of our own (uvloop refuses those its transports hold)."""
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise ConnectionLostError(f"the name {host!r} cannot be resolved: {error.strerror}") from error
+    failures: list[OSError] = []
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            await _connect(sock, address)
+        except OSError as error:
+            sock.close()
+            failures.append(error)
+            continue
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    reasons = "; ".join(dict.fromkeys(os.strerror(error.errno or 0) for error in failures))
+    raise ConnectionLostError(f"cannot connect to {host}:{port}: {reasons}") from failures[-1]
+
+
+async def _connect(sock: socket.socket, address: tuple[Any, ...]) -> None:
+    sock.setblocking(False)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        await anyio.wait_writable(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number)) from None
+
+
+class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with serve(...) as server``
+    """Listen, and run ``handler(stream)`` as a task for every stream that a peer opens.
+
+    The value of ``async with`` is the object itself: ``port`` (useful after asking for port 0),
+    ``connections``, ``aclose``. Leaving the body stops accepting and closes the connections gracefully;
+    an exception or a cancellation aborts them. ``max_connections`` bounds how many are open at once;
+    more wait in the kernel's queue. See :class:`connect` for ``context`` and ``trust_peer``.
+
+    A handler that raises costs its stream (code INTERNAL, logged), never the connection.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        context: Context | None = None,
+        trust_peer: bool = False,
+        backlog: int = 256,
+        max_connections: int = 10_000,
+    ) -> None:
+        super().__init__(context)
+        self.connections: set[Connection] = set()
+        self.host = host
+        self.port = port
+        self._handler = handler
+        self._trust_peer = trust_peer
+        self._backlog = backlog
+        self._max_connections = max_connections
+        self._listener: socket.socket | None = None
+        self._room = anyio.Event()
+        self._closing = False
+
+    async def __aenter__(self) -> "serve":
+        found = await anyio.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setblocking(False)
+            listener.bind(address)
+            listener.listen(self._backlog)
+        except OSError as error:
+            listener.close()
+            raise ConnectionLostError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        self._listener = listener
+        self.port = listener.getsockname()[1]
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._accept_all, listener)
+        return self
+
+    async def _accept_all(self, listener: socket.socket) -> None:
+        while not self._closing:
+            if len(self.connections) >= self._max_connections:
+                self._room = anyio.Event()
+                await self._room.wait()
+                continue
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                try:
+                    await anyio.wait_readable(listener)
+                except anyio.ClosedResourceError:
+                    return
+                continue
+            except OSError as error:
+                if self._closing:
+                    return
+                if error.errno not in _EXHAUSTED:  # the peer gave up while it was queued (accept(2))
+                    continue
+                _log.warning("cannot accept more connections for now: %s", error.strerror)
+                await anyio.sleep(_PAUSE)
+                continue
+            try:
+                connection = Connection(
+                    sock, "server", self.context, self._tasks, self._handler, self._trust_peer, self._forget
+                )
+            except OSError:
+                sock.close()  # it was reset before it could be prepared
+                continue
+            if not connection.is_closed:
+                self.connections.add(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._room.set()
+
+    async def wait_closed(self) -> None:
+        """Serve until cancelled."""
+        await anyio.sleep_forever()
+
+    def _stop_listening(self) -> None:
+        self._closing = True
+        self._room.set()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            anyio.notify_closing(listener)
+            listener.close()
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Stop accepting, deliver what is queued on every connection, part; abort what is left in time."""
+        self._stop_listening()
+        async with anyio.create_task_group() as closing:
+            for connection in list(self.connections):
+                closing.start_soon(self._close_one, connection, timeout)
+
+    async def _close_one(self, connection: Connection, timeout: float | None) -> None:
+        try:
+            await connection.aclose(timeout)
+        except TransferError as error:
+            _log.warning("%s", error)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self.aclose()
+        finally:
+            self._stop_listening()
+            for connection in list(self.connections):
+                connection.abort()
+            await self._end()

@@ -1,0 +1,488 @@
+"""One connection's machine: told "readable", "writable", "time is now T", it does all that can be done.
+
+It joins the codec (what the bytes mean), the receiver and the sender, and knows no event loop: a driver
+(``connection.py``, ``transport.py``) calls it and offers a few services in return. Nothing here waits.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import partial
+from typing import Final, Protocol
+
+from zcserver_protocol import events
+from zcserver_protocol.codec import Codec
+from zcserver_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TooManyStreams
+from zcserver_protocol.states import UNANSWERED
+from zcserver_protocol.streams import Args, StreamState
+
+from .channel import Channel
+from .context import Context
+from .errors import (
+    ConnectionLostError,
+    HandshakeError,
+    MessageTooLargeError,
+    MisuseError,
+    PeerTimeoutError,
+    StreamResetError,
+)
+from .memory import Principal
+from .receiving.inbox import Inbox
+from .receiving.receiver import Receiver
+from .sending.lanes import Lanes
+from .sending.message import Outgoing, end_marker
+from .sending.sender import Sender
+from .sending.statistics import TransferStatistics
+
+# Queued messages are written together at the end of the loop's turn, or at once when this much has come.
+_BATCH: Final = 512 * 1024
+# After a refusal is written, how long the peer may take to read it before the socket is closed (seconds).
+_LINGER: Final = 1.0
+
+
+@contextlib.contextmanager
+def _misuse() -> Iterator[None]:
+    """The codec's "you may not do that now", in this package's words."""
+    try:
+        yield
+    except TooManyStreams:
+        raise
+    except LocalProtocolError as error:
+        raise MisuseError(str(error)) from None
+
+
+class Driver(Protocol):
+    """What an engine needs of its event loop. All callbacks run in the loop's thread."""
+
+    def arm_writer(self, wanted: bool) -> None:
+        """Call ``on_writable`` when the socket takes bytes again, or stop doing so."""
+
+    def wake_at(self, deadline: float) -> None:
+        """Call ``on_time`` at ``deadline`` (the loop's clock, seconds), instead of any earlier wish."""
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call at the end of the loop's turn."""
+
+    def threadsafe(self, callback: Callable[[], object]) -> None:
+        """As ``soon``, from any thread."""
+
+    def offload(self, work: Callable[[], int], done: Callable[[int, BaseException | None], None]) -> None:
+        """Run ``work`` in a thread and ``done`` with its outcome in the loop."""
+
+    def time(self) -> float:
+        """The loop's clock, seconds."""
+
+    def stream_opened(self, channel: Channel) -> None:
+        """The peer opened a stream."""
+
+    def changed(self) -> None:
+        """The handshake was finished, a stream ended, or the peer says goodbye."""
+
+    def detach(self) -> None:
+        """Unregister the socket: it will be closed next."""
+
+    def closed(self, error: BaseException | None) -> None:
+        """The connection is over (cleanly when ``error`` is None). Called once."""
+
+
+class Phase(Enum):
+    """Where the connection is in its life; it only moves downwards."""
+
+    RUNNING = "running"
+    CLOSING = "closing"  # GOAWAY is sent, what was queued is still delivered
+    FINISHED = "finished"  # both ends are done: our FIN is sent, the peer's is awaited
+    LINGERING = "lingering"  # the peer broke the protocol: it was told why, and may read that
+    CLOSED = "closed"
+
+
+class Engine:
+    """Call ``start`` first. Afterwards the driver calls ``on_*``, the application's side the rest."""
+
+    def __init__(self, sock: socket.socket, role: str, context: Context, principal: Principal, driver: Driver) -> None:
+        self.phase = Phase.RUNNING
+        self.error: BaseException | None = None
+        self.statistics = TransferStatistics()
+        self.name = principal.name
+        self.principal = principal
+        self._driver = driver
+        self._sock = sock
+        self._context = context
+        self.codec = Codec(role, context.limits, driver.time())
+        self._lanes = Lanes(sock, context.kernel, context.pipes, self.codec, self.statistics)
+        self.sender = Sender(
+            self.codec, self._lanes, context.pool, principal, self.name, context.limits.window, self.statistics,
+            context.checksum,
+        )  # fmt: skip
+        self.sender.offload = driver.offload
+        self.sender.resume = self.flush
+        self.sender.failed = self._send_failed
+        self._receiver = Receiver(
+            sock, context.kernel, self.codec, self.statistics, context.verifier, self._on_event, self._on_news,
+            self.grant, self._on_refused,
+        )  # fmt: skip
+        self._unflushed = 0
+        self._flush_scheduled = False
+        self._writer_armed = False
+        self._wake = float("inf")
+        self._credit_step = context.stream_window // 4
+        self._close_deadline = float("inf")
+
+    # -- what the driver calls -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the handshake. The driver has registered the socket for reading."""
+        self.flush()
+
+    def on_readable(self) -> None:
+        if self.phase is Phase.CLOSED:
+            return
+        if self.phase is Phase.LINGERING:
+            self._linger()
+            return
+        try:
+            alive = self._receiver.read()
+            self.codec.tick(self._driver.time(), True)
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        except OSError as error:
+            self._lost(error)
+            return
+        except BaseException as error:
+            self._broken(error)
+            raise
+        self.flush()
+        if not alive:
+            self._end_of_input()
+
+    def on_writable(self) -> None:
+        if self.phase is not Phase.CLOSED:
+            self.flush()
+
+    def on_time(self) -> None:
+        """A deadline may have passed."""
+        if self.phase is Phase.CLOSED:
+            return
+        self._wake = float("inf")
+        now = self._driver.time()
+        if now >= self._close_deadline:
+            if self.phase is Phase.LINGERING:
+                self._close(self.error)
+            else:
+                left = self.sender.ledger.framed - self.sender.ledger.acknowledged
+                self.abort(PeerTimeoutError(f"{self.name} had not acknowledged {left} bytes by the closing deadline"))
+            return
+        try:
+            self.codec.tick(now, False)
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what may be written; then see whether the connection's end has come nearer."""
+        self._unflushed = 0
+        if self.phase is Phase.CLOSED or self.phase is Phase.LINGERING:
+            return
+        try:
+            blocked = self.sender.pump()
+        except OSError as error:
+            self._lost(error)
+            return
+        except BaseException as error:
+            self._broken(error)
+            raise
+        if blocked is not self._writer_armed:
+            self._writer_armed = blocked
+            self._driver.arm_writer(blocked)
+        if self.phase is not Phase.RUNNING or self.codec.goaway_received:
+            self._approach_end()
+        self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        deadline = self.codec.deadline()
+        wanted = self._close_deadline if deadline is None else min(deadline, self._close_deadline)
+        if wanted < self._wake:
+            self._wake = wanted
+            self._driver.wake_at(wanted)
+
+    # -- what the application's side calls -----------------------------------------------------------
+
+    def check_usable(self) -> None:
+        """Raise what ended the connection, or MisuseError when it is being closed."""
+        if self.phase is Phase.RUNNING:
+            return
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        raise MisuseError(f"the connection {self.name} is being closed: no new stream or message can be sent on it")
+
+    def open(self, method: str, path: str, args: Args) -> Channel:
+        """Open a stream. Raises TooManyStreams when the peer allows no more now, MisuseError for bad args."""
+        credit = self._context.initial_credit
+        if not self._context.receive_memory.reserve(credit):
+            credit = 0
+        try:
+            with _misuse():
+                state = self.codec.open(method, path, args, credit)
+        except BaseException:
+            self._context.receive_memory.unreserve(credit)
+            raise
+        channel = self._channel(state)
+        self.flush_soon()
+        return channel
+
+    def grant_first(self, channel: Channel) -> None:
+        """A stream was accepted: let the opener send a little before the application begins to read."""
+        credit = self._context.initial_credit
+        if self._context.receive_memory.reserve(credit):
+            self.codec.credit(channel.state, credit)
+            self.flush_soon()
+
+    def _channel(self, state: StreamState) -> Channel:
+        context = self._context
+        inbox = Inbox(state, context.receive_memory, context.stream_window, context.max_message)
+        channel = Channel(state, inbox)
+        state.owner = channel
+        return channel
+
+    def send(self, channel: Channel, outgoing: Outgoing) -> None:
+        """Queue a message. It leaves at the end of the loop's turn, together with its neighbours."""
+        if channel.state.send_state == UNANSWERED:
+            self.codec.reply(channel.state, {}, 0)
+        channel.queued += outgoing.nbytes
+        if outgoing.ends_stream:
+            channel.last_completion = outgoing.completion
+        self.sender.enqueue(channel, outgoing)
+        self._unflushed += outgoing.nbytes
+        if self._unflushed >= _BATCH:
+            self.flush()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._driver.soon(self._scheduled_flush)
+
+    def flush_soon(self) -> None:
+        """Control frames are due."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._driver.soon(self._scheduled_flush)
+
+    def _scheduled_flush(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def reply(self, channel: Channel, args: Args) -> None:
+        """Answer the peer's OPEN, once and before anything is sent. Raises MisuseError otherwise."""
+        with _misuse():
+            self.codec.reply(channel.state, args, 0)
+        self.flush_soon()
+
+    def commit(self, channel: Channel, count: int) -> None:
+        """Tell the peer that the application has processed ``count`` messages of this stream in all."""
+        with _misuse():
+            self.codec.commit(channel.state, count)
+        self.flush_soon()
+
+    def grant(self, channel: Channel) -> None:
+        """The application took something, or begins to read: promise the peer more if that is due."""
+        inbox = channel.inbox
+        if inbox.ended or inbox.discarding:
+            return
+        more = inbox.grant(self._credit_step)
+        if more > 0:
+            self.codec.credit(channel.state, channel.state.recv_credit + more)
+            self.flush_soon()
+        elif more < 0 and not channel.starving:
+            channel.starving = True
+            regrant = partial(self._regrant, channel)
+            self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
+
+    def _regrant(self, channel: Channel) -> None:
+        channel.starving = False
+        if self.phase is not Phase.CLOSED:
+            self.grant(channel)
+
+    def reset(self, channel: Channel, code: int, reason: str) -> None:
+        """Give the stream up, both ways. A frame that was begun is finished first."""
+        if self.phase is Phase.CLOSED or channel.error is not None or self._gone(channel):
+            return
+        error = StreamResetError(code, reason)
+        self.sender.cut(channel, error, partial(self._send_reset, channel, code, reason))
+        channel.fail(error)
+        self.flush_soon()
+
+    def _gone(self, channel: Channel) -> bool:
+        return channel.state.id not in self.codec.streams
+
+    def _send_reset(self, channel: Channel, code: int, reason: str) -> None:
+        if not self._gone(channel):
+            self.codec.reset(channel.state, code, reason)
+            self._driver.changed()
+            self.flush_soon()
+
+    # -- what comes in -------------------------------------------------------------------------------
+
+    def _on_event(self, event: events.Event) -> None:
+        match event:
+            case events.Acked():
+                self.sender.acknowledged(event.upto)
+            case events.Credited():
+                self.sender.make_ready(event.stream.owner)
+            case events.Opened():
+                channel = self._channel(event.stream)
+                if self.phase is Phase.RUNNING:
+                    self._driver.stream_opened(channel)
+                else:
+                    self.reset(channel, ErrorCode.REFUSED, "this end is closing the connection")
+            case events.Replied():
+                channel = event.stream.owner
+                channel.reply = dict(event.args)
+                channel.on_reply()
+                self.sender.make_ready(channel)
+            case events.Reset():
+                channel = event.stream.owner
+                error = StreamResetError(event.code, event.reason)
+                self.sender.cut(channel, error, lambda: None)
+                channel.fail(error)
+                self._driver.changed()
+            case events.Committed():
+                channel = event.stream.owner
+                channel.peer_commits = event.count
+                channel.on_news()
+            case events.Hello():
+                self.sender.max_frame = min(self.sender.max_frame, event.limits.max_frame)
+                self._driver.changed()
+            case events.Goaway():
+                if event.code != ErrorCode.NO_ERROR:
+                    raise OSError(errno.ECONNABORTED, f"the peer ended the connection: {event.reason}")
+                self._driver.changed()
+
+    def _on_news(self, channel: Channel) -> None:
+        if channel.inbox.ended and not channel.inbox.discarding:
+            channel.inbox.close()
+            self._driver.changed()
+        channel.on_news()
+
+    def _on_refused(self, channel: Channel, error: MessageTooLargeError) -> None:
+        """A message that cannot be assembled: the stream ends, the connection goes on."""
+        self.sender.cut(channel, error, partial(self._send_reset, channel, ErrorCode.TOO_LARGE, str(error)))
+        channel.fail(error)
+
+    def _send_failed(self, channel: Channel, error: BaseException) -> None:
+        """A file could not be read on: what was promised is kept, the rest is given up."""
+        self.reset(channel, ErrorCode.CHANGED, str(error))
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def close(self, deadline: float) -> None:
+        """Begin a graceful close (rule 11): deliver what is queued, then part; abort at ``deadline``."""
+        if self.phase is not Phase.RUNNING:
+            return
+        if self.codec.peer is None:
+            self._close(None)
+            return
+        self.phase = Phase.CLOSING
+        self._close_deadline = deadline
+        self.codec.goaway(ErrorCode.NO_ERROR, "")
+        self.flush()
+
+    def _approach_end(self) -> None:
+        codec = self.codec
+        if self.phase is Phase.CLOSING:
+            delivered = not self.sender.ledger
+            for state in list(codec.streams.values()):
+                channel: Channel = state.owner
+                if channel.last_completion is None:
+                    self.send(channel, end_marker())
+                elif delivered and not channel.outgoing:
+                    # Nothing more from us; what the peer would still send, nobody here will read.
+                    self.reset(channel, ErrorCode.CANCELLED, "the receiver closed the connection")
+        elif self.phase is Phase.RUNNING and not codec.streams and not codec.goaway_sent:
+            codec.goaway(ErrorCode.NO_ERROR, "")
+            self.flush_soon()
+        if codec.finished and self.phase is not Phase.FINISHED and not codec.control_pending and self.sender.idle:
+            self.phase = Phase.FINISHED
+            if self._close_deadline == float("inf"):
+                self._close_deadline = self._driver.time() + self._context.close_seconds
+            with contextlib.suppress(OSError):  # the peer's FIN may have come first
+                self._sock.shutdown(socket.SHUT_WR)
+
+    def _end_of_input(self) -> None:
+        if self.phase is Phase.CLOSED:
+            return
+        if self.codec.finished:
+            self._close(None)
+        elif self.codec.peer is None:
+            self._close(HandshakeError(f"{self.name} closed the connection during the handshake: it may not speak ZCP/1"))
+        else:
+            self._close(ConnectionLostError(f"{self.name} closed the connection before the transfer was complete"))
+
+    def _lost(self, error: OSError) -> None:
+        if self.phase is Phase.FINISHED:
+            self._close(None)  # everything was delivered both ways; only the farewell went wrong
+            return
+        self._close(ConnectionLostError(f"the connection to {self.name} was lost: {error.strerror or error}"))
+
+    def _broken(self, error: BaseException) -> None:
+        """A bug of ours, or KeyboardInterrupt: the state is unknown, so the connection is over."""
+        lost = ConnectionLostError(f"the connection {self.name} was given up: {error!r}")
+        lost.__cause__ = error
+        self.abort(lost)
+
+    def _refuse(self, error: RemoteProtocolError) -> None:
+        """The peer broke the protocol or fell silent: tell it, give it a moment to read that, close."""
+        kind: type[ConnectionLostError] = ConnectionLostError
+        if error.code == ErrorCode.TIMEOUT:
+            kind = PeerTimeoutError
+        if self.codec.peer is None:
+            kind = HandshakeError
+        self.error = kind(f"{self.name}: {error}")
+        self.error.__cause__ = error
+        self.phase = Phase.LINGERING
+        try:
+            if not self._lanes.train or not self._lanes.train[0].sent:
+                self._lanes.send_control(memoryview(self.codec.take_control()))
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:  # it is gone already, or takes nothing
+            self._close(self.error)
+            return
+        if error.code == ErrorCode.TIMEOUT:
+            self._close(self.error)
+            return
+        if self._writer_armed:
+            self._writer_armed = False
+            self._driver.arm_writer(False)
+        self._close_deadline = self._driver.time() + _LINGER
+        self._wake = float("inf")
+        self._arm_timer()
+
+    def _linger(self) -> None:
+        """Read on so that closing sends no RST, which would destroy the refusal before it is read."""
+        scratch = bytearray(65536)
+        try:
+            while self._context.kernel.recv_into(self._sock, scratch):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # reset by the peer: the same end
+        self._close(self.error)
+
+    def abort(self, error: BaseException) -> None:
+        """Drop the connection now; everything unfinished fails with ``error``."""
+        if self.phase is not Phase.CLOSED:
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
+        self.phase = Phase.CLOSED
+        self.error = error
+        self._driver.detach()
+        self._sock.close()
+        # Only now may memory be cut loose: DONTNEED destroys our own content too (rule 2).
+        reason = error if error is not None else ConnectionLostError(f"the connection {self.name} is closed")
+        self.sender.fail(reason)
+        for state in list(self.codec.streams.values()):
+            state.owner.fail(reason)
+        self._context.pool.retire(self.principal)
+        self._driver.closed(error)

@@ -1,0 +1,67 @@
+"""Two families: what the caller did wrong, and what the peer or the system did.
+
+``MisuseError`` is a bug in the program that uses zcserver: fix the program. ``TransferError`` is trouble
+from outside: report it, retry, or resume. Messages name the limit, the value and the way out.
+"""
+
+from zcserver_protocol.errors import ErrorCode
+
+
+class ZCServerError(Exception):
+    """Base of everything zcserver raises on purpose."""
+
+
+class MisuseError(ZCServerError, RuntimeError):
+    """The caller broke a contract; nothing was changed by the call that raised this."""
+
+
+class BufferStateError(MisuseError):
+    """A buffer was used after it was sent, sent twice, or released twice."""
+
+
+class ViewsAliveError(MisuseError):
+    """A buffer was sent while slices, casts or arrays of it are alive and could still write to it."""
+
+
+class RequestTooLargeError(MisuseError):
+    """More memory was asked for than can ever be free."""
+
+
+class TransferError(ZCServerError):
+    """Trouble from outside the program: the peer, the network or the system."""
+
+
+class PoolTimeoutError(TransferError, TimeoutError):
+    """No memory came free in time; the message names who holds it."""
+
+
+class ConnectionLostError(TransferError, ConnectionError):
+    """The connection ended before the work was done."""
+
+
+class HandshakeError(ConnectionLostError):
+    """The other end does not speak ZCP/1, or no version, limit or feature suits both."""
+
+
+class PeerTimeoutError(ConnectionLostError, TimeoutError):
+    """The peer made no progress (no acknowledgement, no sign of life) for the configured time."""
+
+
+class StreamResetError(TransferError):
+    """One end gave this stream up; the connection lives on.
+
+    ``code`` is an :class:`zcserver_protocol.errors.ErrorCode` (or a plain int the application chose).
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        try:
+            name = ErrorCode(code).name
+        except ValueError:
+            name = str(code)
+        super().__init__(f"stream reset ({name}): {reason}" if reason else f"stream reset ({name})")
+        self.code = code
+        self.reason = reason
+
+
+class MessageTooLargeError(TransferError):
+    """A message is larger than this end is willing to assemble; read it with ``receive_into`` or in chunks."""

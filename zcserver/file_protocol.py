@@ -1,0 +1,91 @@
+"""What a file server and its clients agree on, above ZCP/1: methods, names, validators, pages of a listing.
+
+``GET`` path     reply ``size, mtime_ns, validator``, the file as one message; the stream's end says that the
+                 file was still the same after its last byte had been acknowledged
+``DIGEST`` path  reply ``algorithm, digest, size, validator``, no message
+``LIST`` path    messages that each hold one :class:`Page` as JSON; argument ``recursive``
+
+A path or name on the wire is text in which any byte may be written ``%XX``; ``%``, control characters and
+what is not UTF-8 always are, so every name that Linux allows makes the round trip.
+"""
+
+import os
+import re
+import stat
+from typing import Final, Literal
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+GET: Final = "GET"
+LIST: Final = "LIST"
+DIGEST: Final = "DIGEST"
+ALGORITHM: Final = "sha256"
+
+NOT_A_FILE: Final = 0x100
+"""Reset code beside those of the protocol: there is something at that path, but no regular file."""
+
+PAGE_ENTRIES: Final = 500
+
+EntryType = Literal["file", "directory", "link", "other"]
+
+_ALWAYS_ESCAPED: Final = re.compile("[%\x00-\x1f\x7f-\x9f\udc80-\udcff]")
+_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a listing. ``path`` is relative to the listed directory; sizes are bytes.
+
+    ``error`` says why the content of a directory is missing from a recursive listing.
+    """
+
+    path: str
+    type: EntryType
+    size: int = 0
+    mtime_ns: int = 0
+    validator: str = ""
+    error: str = ""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Up to 500 entries. A listing whose last page says ``more`` was cut off."""
+
+    entries: list[Entry]
+    more: bool
+
+
+def escape(path: bytes) -> str:
+    """A name from the file system as it goes over the wire."""
+    return _ALWAYS_ESCAPED.sub(_percent, path.decode("utf-8", "surrogateescape"))
+
+
+def escape_undecodable(text: str) -> str:
+    """As :func:`escape`, for text that is already escaped but came through ``os.fsdecode`` (a URL in argv)."""
+    return _NOT_UTF8.sub(_percent, text)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+def unescape(path: str) -> bytes:
+    """The file system's name for a path from the wire: escapes are resolved once, here and nowhere else."""
+    return unquote_to_bytes(path)
+
+
+def validator_of(status: os.stat_result) -> str:
+    """A text that changes when a file is replaced, rewritten or resized: ``inode-mtime_ns-size``.
+
+    Two writes within one tick of the file system's clock (up to 4 ms before Linux 6.13) and writes through
+    ``mmap`` can go unnoticed.
+    """
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
+
+
+def entry_of(path: bytes, status: os.stat_result) -> Entry:
+    """The line of a listing for ``path`` with what ``lstat`` said about it."""
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return Entry(escape(path), "file", status.st_size, status.st_mtime_ns, validator_of(status))
+    kind: EntryType = "directory" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "other"
+    return Entry(escape(path), kind, 0, status.st_mtime_ns)

@@ -1,0 +1,253 @@
+"""The seam to Linux: the calls on the way of a byte, and raw memory access, behind one class.
+
+All code that moves payload takes a :class:`Kernel` and makes no system call past it, so that a test can
+forbid, shorten or fail any single call by overriding one method. Failures are the usual subclasses of
+``OSError`` (``BlockingIOError`` for ``EAGAIN``); ``EINTR`` is retried here or by CPython (PEP 475).
+
+Lengths are bytes, addresses plain integers. ``vmsplice`` and ``openat2`` come through cffi in ABI mode: no
+compiler is needed, and the GIL is released during the call.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+import termios
+from typing import TYPE_CHECKING, Any, Final
+
+import cffi
+
+from zcserver.errors import MisuseError
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterable
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+if sys.platform != "linux":
+    raise ImportError("zcserver needs Linux: it sends through vmsplice and splice")
+
+PAGE: Final = 4096
+
+# include/uapi/linux/mman.h; the rest of the advices are in `mmap`.
+MADV_POPULATE_READ: Final = 22  # Linux 5.14
+MADV_POPULATE_WRITE: Final = 23  # Linux 5.14
+MADV_COLLAPSE: Final = 25  # Linux 6.1
+
+# include/uapi/linux/openat2.h
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+RESOLVE_CACHED: Final = 0x20
+
+TCP_CONGESTION: Final = socket.TCP_CONGESTION
+IOVEC: Final = struct.Struct("=QQ")
+IOVECS_AT_MOST: Final = 1024  # UIO_MAXIOV
+
+_SPLICE_F_NONBLOCK: Final = os.SPLICE_F_NONBLOCK
+_SYS_OPENAT2: Final = 437  # the same on every architecture that CPython supports
+
+ffi: Final = cffi.FFI()
+ffi.cdef("""
+    struct iovec { void *iov_base; size_t iov_len; };
+    struct open_how { uint64_t flags; uint64_t mode; uint64_t resolve; };
+    ssize_t vmsplice(int fd, const struct iovec *iov, size_t count, unsigned int flags);
+    int madvise(void *address, size_t length, int advice);
+    long syscall(long number, ...);
+""")
+_libc: Final[Any] = ffi.dlopen(None)
+_vmsplice: Final[Any] = _libc.vmsplice
+_BYTES: Final = ffi.typeof("char[]")
+_POINTER: Final = ffi.typeof("char *")
+_ADDRESS: Final = ffi.typeof("uintptr_t")
+_from_buffer: Final = ffi.from_buffer
+
+if ffi.sizeof("struct iovec") != IOVEC.size:
+    raise ImportError("zcserver needs a 64-bit system: it fills a struct iovec as two 64-bit words")
+
+
+def _error(number: int, what: str) -> OSError:
+    """The right subclass of ``OSError``, with the call's name, since cffi calls know none."""
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+class Kernel:
+    """The real calls. A test subclasses this and overrides single methods."""
+
+    # -- pipes --
+
+    def vmsplice(self, fd: int, iov: Any, count: int) -> int:
+        """Put references to the pages of ``count`` iovecs into the pipe; return the bytes queued.
+
+        Never waits for room: ``BlockingIOError`` when the pipe is full. Short when it fills up on the way.
+        The memory is in flight from here on, whatever happens next: do not write to it.
+        """
+        queued: int = _vmsplice(fd, iov, count, _SPLICE_F_NONBLOCK)
+        while queued < 0:
+            number = ffi.errno
+            if number != errno.EINTR:
+                raise _error(number, "vmsplice")
+            queued = _vmsplice(fd, iov, count, _SPLICE_F_NONBLOCK)
+        return queued
+
+    def splice(self, source: int, target: int, count: int, offset: int | None = None) -> int:
+        """Move up to ``count`` bytes between a pipe and another descriptor; return the bytes moved.
+
+        ``offset`` is the place in a source file. The call never waits for the pipe; a socket must be
+        ``O_NONBLOCK`` itself. To a socket, ask for exactly what the pipe holds: asking for more sets
+        ``MSG_MORE`` and the tail waits 200 ms (``splice_to_socket`` in fs/splice.c).
+        """
+        return os.splice(source, target, count, offset, None, _SPLICE_F_NONBLOCK)
+
+    def splice_blocking(self, source: int, target: int, count: int, offset: int | None = None) -> int:
+        """As :meth:`splice`, for worker threads: a file's pages may have to come from the disk."""
+        return os.splice(source, target, count, offset)
+
+    def pipe(self) -> tuple[int, int]:
+        """A new pipe (read end, write end), close-on-exec and non-blocking."""
+        return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def set_pipe_size(self, fd: int, size: int) -> int:
+        """Ask for ``size`` bytes of capacity, return what was given; ``EPERM`` past the user's limits."""
+        return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+
+    def get_pipe_size(self, fd: int) -> int:
+        """The capacity in bytes; one slot per page of it, however small the fragment in a slot."""
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+
+    # -- sockets --
+
+    def sendmsg(self, sock: socket.socket, buffers: Iterable[ReadableBuffer], flags: int = 0) -> int:
+        return sock.sendmsg(buffers, (), flags)
+
+    def send(self, sock: socket.socket, data: ReadableBuffer, flags: int = 0) -> int:
+        return sock.send(data, flags)
+
+    def recv_into(self, sock: socket.socket, buffer: WriteableBuffer) -> int:
+        return sock.recv_into(buffer)
+
+    def recvmsg_into(self, sock: socket.socket, buffers: Iterable[WriteableBuffer]) -> int:
+        return sock.recvmsg_into(buffers)[0]
+
+    def set_congestion(self, sock: socket.socket, name: str) -> None:
+        """Choose the congestion control; ``EPERM`` unless allowed to users, ``ENOENT`` if unknown."""
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_CONGESTION, name.encode())
+
+    def get_congestion(self, sock: socket.socket) -> str:
+        return sock.getsockopt(socket.IPPROTO_TCP, TCP_CONGESTION, 16).partition(b"\0")[0].decode()
+
+    def unacknowledged(self, sock: socket.socket) -> int:
+        """Bytes the peer's TCP has not acknowledged (``SIOCOUTQ``). Zero does **not** free any page."""
+        answer = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0")  # the same number as SIOCOUTQ
+        return int.from_bytes(answer, sys.byteorder)
+
+    # -- files and memory --
+
+    def page_cached(self, fd: int, offset: int) -> bool | None:
+        """Would reading the page at ``offset`` return at once? ``None``: this file system cannot tell.
+
+        True at and past the end of the file too. Costs one byte; a wider probe would copy its range.
+        """
+        try:
+            os.preadv(fd, (bytearray(1),), offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+                return None
+            raise
+        return True
+
+    def madvise(self, mapping: mmap.mmap, advice: int, start: int, length: int) -> None:
+        """Advise on ``length`` bytes from ``start``, a multiple of the page size. Holds the GIL."""
+        mapping.madvise(advice, start, length)
+
+    def fault_in(self, address: int, length: int) -> None:
+        """Read the pages into memory without the GIL: for threads that warm up cold mappings.
+
+        ``EINVAL`` before Linux 5.14; ``EFAULT`` where touching the memory would be a ``SIGBUS``.
+        """
+        start = address & -PAGE
+        pointer = ffi.cast(_POINTER, start)
+        while _libc.madvise(pointer, address + length - start, MADV_POPULATE_READ) < 0:
+            number = ffi.errno
+            if number not in (errno.EINTR, errno.EAGAIN):
+                raise _error(number, "madvise(MADV_POPULATE_READ)")
+
+    def openat2(self, directory_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
+        """Open ``path`` under the ``RESOLVE_*`` rules; return a close-on-exec descriptor.
+
+        ``mode`` must be 0 unless the call creates a file. ``EXDEV`` or ``ELOOP``: the path breaks the rules.
+        ``EAGAIN``: a rename raced with ``..``; try again. ``ENOSYS``, ``EPERM``: the call is missing here.
+        """
+        if b"\0" in path:
+            raise ValueError("a path cannot hold a zero byte")
+        how = ffi.new("struct open_how *", (flags | os.O_CLOEXEC, mode, resolve))
+        while True:
+            fd: int = _libc.syscall(
+                _SYS_OPENAT2,
+                ffi.cast("long", directory_fd),
+                ffi.new("char[]", path),
+                how,
+                ffi.cast("size_t", ffi.sizeof("struct open_how")),
+            )
+            number = ffi.errno
+            if fd >= 0:
+                return fd
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number), path)
+
+
+DEFAULT: Final = Kernel()
+
+
+class IoVec:
+    """An array of ``slots`` iovecs, allocated once and filled with plain integers.
+
+    Fill slot i by ``IOVEC.pack_into(iovec.buffer, 16 * i, address, nbytes)``, then pass ``iovec.cdata`` and
+    the number of slots filled to :meth:`Kernel.vmsplice`. It keeps none of that memory alive.
+    """
+
+    __slots__ = ("buffer", "cdata", "slots")
+
+    def __init__(self, slots: int) -> None:
+        if not 0 < slots <= IOVECS_AT_MOST:
+            raise MisuseError(f"an IoVec has 1 to {IOVECS_AT_MOST} slots (the kernel's limit), not {slots}")
+        self.slots = slots
+        self.buffer = bytearray(IOVEC.size * slots)
+        self.cdata: Any = _from_buffer("struct iovec[]", self.buffer)
+
+
+def address_of(buffer: ReadableBuffer) -> int:
+    """The address of a C-contiguous buffer, read-only or not. Holds nothing: keep the buffer alive."""
+    return int(ffi.cast(_ADDRESS, _from_buffer(_BYTES, buffer)))
+
+
+def hold(buffer: ReadableBuffer) -> Any:
+    """Hold the export of a C-contiguous buffer, so that it can neither move nor go away.
+
+    Pass the result to :func:`release` (or ``ffi.release``) when the memory is not needed any more;
+    dropping the last reference does it too.
+    """
+    return _from_buffer(_BYTES, buffer)
+
+
+def release(held: Any) -> None:
+    """End what :func:`hold` began. Releasing twice is harmless."""
+    ffi.release(held)
+
+
+def span(address: int, nbytes: int) -> Any:
+    """``nbytes`` of memory at ``address`` as a writable object with the buffer protocol.
+
+    All views of the memory refer to this object, so its reference count tells whether any are alive; it
+    can be weakly referenced. It does not keep the memory mapped: its maker does.
+    """
+    return ffi.buffer(ffi.cast(_POINTER, address), nbytes)

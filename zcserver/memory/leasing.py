@@ -1,0 +1,229 @@
+"""Who gets which region (rule 3): leases, reassignment, cutting loose, and the common regions.
+
+A region that was sent by reference serves one principal until it is cut. Authenticated and trusted
+principals lease regions for anything; strangers only for a megabyte or more, together up to a share of
+the pool. All else comes from common regions, which are never sent by reference.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from zcserver.memory.account import REGION_PAGES, Account
+from zcserver.memory.quarantine import Quarantine
+from zcserver.memory.region import PAGE, Arena, Region, Span
+
+STRANGER_PAGES: Final = (1 << 20) // PAGE
+"""What a stranger has to hold and ask for together before it leases its first region."""
+
+
+class Leasing:
+    """The regions of one arena and their owners."""
+
+    __slots__ = (
+        "_clock", "_common", "_idle", "_settled", "_strangers", "_uncut", "arena", "cut", "quarantine",
+        "regions", "stranger_ceiling",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        arena: Arena,
+        common: Account,
+        quarantine: Quarantine,
+        stranger_ceiling: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.arena = arena
+        self.regions: list[Region] = arena.regions
+        self.quarantine = quarantine
+        self.stranger_ceiling = stranger_ceiling
+        """Regions that strangers may lease, all together."""
+        self.cut = 0
+        self._clock = clock
+        self._common = common
+        self._idle = len(self.regions)  # nothing live, not tainted, not resting
+        self._settled = 0  # times that any region fell idle
+        self._strangers = 0  # regions leased by strangers
+        self._uncut: list[Region] = []  # the kernel refused to cut them: out of use until it does
+
+    def find(self, account: Account, pages: int, demand: int, by_reference_ok: bool) -> Span | None:
+        """A free span of ``pages`` for the account, from its own regions or else from common ones.
+
+        ``demand`` is what the account holds and asks for in all, in pages. More than a region's pages must
+        be a multiple of them.
+        """
+        if by_reference_ok and (not account.stranger or self._deserves(account, demand)):
+            span = self._carve(account, pages)
+            if span is not None:
+                return span
+        return self._carve(self._common, pages)
+
+    def come_home(self, span: Span) -> None:
+        """The span is free again: nobody holds it, nothing views it."""
+        region = span.region
+        if span.tail:
+            for each in (region, *span.tail):
+                each.live = 0
+                each.reset()
+                self._settle(each)
+            return
+        region.give_back(span)
+        if not region.live:
+            self._settle(region)
+        elif not region.open and not region.tainted:
+            assert region.account is not None  # it has been live until now
+            region.account.reopen(region)
+
+    def is_common(self, span: Span) -> bool:
+        return span.region.account is self._common
+
+    def taint(self, span: Span) -> None:
+        """A dead peer may still read this span: let its regions run empty and cut them then."""
+        for region in (span.region, *span.tail):
+            region.tainted = True
+            if region.account is not None:
+                region.account.shut(region)
+
+    def retire(self, account: Account) -> None:
+        """Take the account's regions: idle ones now, the others as they fall idle."""
+        account.retired = True
+        if account.leased:
+            for region in self.regions:
+                if region.account is account and not region.live:
+                    self._detach(region)
+
+    def sweep(self, now: float) -> None:
+        """Bring regions back whose quarantine is over."""
+        self._idle += len(self.quarantine.sweep(now))
+        if self._uncut:
+            regions, self._uncut = self._uncut, []
+            for region in regions:
+                self._lay_to_rest(region)
+
+    def _deserves(self, stranger: Account, demand: int) -> bool:
+        """Whether a stranger may have regions. Once it leases some it uses them for smaller demands too."""
+        if not stranger.leased and demand < STRANGER_PAGES:
+            return False
+        if self.quarantine.full:
+            self.sweep(self._clock())
+        return not self.quarantine.full
+
+    def _carve(self, account: Account, pages: int) -> Span | None:
+        span = account.carve(pages) if pages <= REGION_PAGES else None
+        if span is None:
+            span = self._lease(account, pages)
+            if span is None:
+                return None
+        if span.tail:
+            self._idle -= 1 + len(span.tail)
+        elif span.region.live == span.pages:
+            self._idle -= 1
+        return span
+
+    def _lease(self, account: Account, pages: int) -> Span | None:
+        """Carve from regions that are taken over for it; adjacent whole ones beyond a region's size."""
+        count = -(-pages // REGION_PAGES)
+        if self.quarantine.pinned or self._uncut:
+            self.sweep(self._clock())
+        if self._idle + self.quarantine.early_room() < count:
+            return None
+        first = self._choose(account, count)
+        if first is None:
+            return None
+        run = self.regions[first : first + count]
+        if not all(self._move(region, account) for region in run):
+            return None
+        if count == 1:
+            return run[0].carve(pages)
+        for region in run:
+            account.shut(region)
+            region.reset()
+            region.live = REGION_PAGES
+        span = Span(run[0], 0, pages)
+        span.tail = tuple(run[1:])
+        return span
+
+    def _choose(self, account: Account, count: int) -> int | None:
+        """The first of ``count`` adjacent regions that are cheapest to take; ``None`` if there are none."""
+        quota = account.leased + count <= account.region_ceiling
+        share = not account.stranger or self._strangers + count <= self.stranger_ceiling
+        early = not account.stranger and self.quarantine.early_room() >= count
+        prices = [self._price(region, account, quota, share, early) for region in self.regions]
+        best, first = inf, None
+        for index in range(len(prices) - count + 1):
+            price = prices[index] if count == 1 else sum(prices[index : index + count])
+            if price < best:
+                best, first = price, index
+        return first
+
+    def _price(self, region: Region, account: Account, quota: bool, share: bool, early: bool) -> float:
+        """What taking this region costs, infinity if it cannot be had: the fewer cuts the better."""
+        owner = region.account
+        if region.live or region.tainted:
+            return inf
+        if owner is account:
+            return 0.0
+        if not quota or not (share or (owner is not None and owner.stranger)):
+            return inf
+        if self.quarantine.is_resting(region):
+            # Strangers never: the next dead stranger would rest it again, and so on without bound.
+            return 4.0 if early else inf
+        if owner is None:
+            return 2.0 if region.sent else 0.0
+        recency = region.touched / (self._settled + 1)
+        return (3.0 if region.sent else 1.0) + recency
+
+    def _move(self, region: Region, account: Account) -> bool:
+        """Make the region the account's, cut if others may read it; whether that could be done."""
+        if region.account is account:
+            return True
+        if region.sent and not self._cut(region):
+            return False
+        if self.quarantine.is_resting(region):
+            self.quarantine.end_early(region)
+            self._idle += 1
+        self._detach(region)
+        region.reset()
+        account.enter(region)
+        if account.stranger:
+            self._strangers += 1
+        return True
+
+    def _detach(self, region: Region) -> None:
+        account = region.account
+        if account is not None:
+            account.leave(region)
+            if account.stranger:
+                self._strangers -= 1
+
+    def _settle(self, region: Region) -> None:
+        """The region's last span came home."""
+        account = region.account
+        assert account is not None  # a region is detached only while nothing is live
+        if region.tainted:
+            self._detach(region)
+            self._lay_to_rest(region)
+            return
+        self._idle += 1
+        self._settled += 1
+        region.touched = self._settled
+        if account.retired:
+            self._detach(region)
+        elif not region.open:
+            account.reopen(region)
+
+    def _lay_to_rest(self, region: Region) -> None:
+        if self._cut(region):
+            region.reset()
+            self.quarantine.rest(region, self._clock())
+        else:
+            self._uncut.append(region)
+
+    def _cut(self, region: Region) -> bool:
+        """Cut it; ``False`` if the kernel refuses (locked memory, say): then nobody else may have it."""
+        try:
+            self.arena.cut(region)
+        except OSError:
+            return False
+        self.cut += 1
+        return True

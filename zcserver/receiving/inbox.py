@@ -1,0 +1,267 @@
+"""One stream's receiving half: where its payload lands, what is queued, and how much more may come.
+
+Three ways to consume, chosen by the first call: whole messages (assembled in one piece of memory, since
+the header says how much of the message follows), chunks as they landed, or the caller's own memory.
+"""
+
+from collections import deque
+from typing import Any, Final
+
+from zcserver.errors import MessageTooLargeError
+from zcserver_protocol.frames import END_MESSAGE, END_STREAM, HEADER_SIZE, UNKNOWN
+from zcserver_protocol.streams import StreamState
+
+from .memory import SMALL, ReceiveMemory
+
+# How a stream is consumed. Until the first call nobody knows.
+UNDECIDED: Final = 0
+MESSAGES: Final = 1
+CHUNKS: Final = 2
+
+_NOWHERE: Final = memoryview(bytearray(0))
+
+
+class Inbox:
+    """Owned by a stream's channel; the receiver lands payload in it, the application takes it out.
+
+    ``window`` (bytes) bounds what is promised to the peer and not taken yet; ``max_message`` bounds what
+    is assembled in one piece.
+    """
+
+    __slots__ = (
+        "_assembly",
+        "_assembly_total",
+        "_landed",
+        "_memory",
+        "_open_bytes",
+        "_sink",
+        "_sink_filled",
+        "_target",
+        "discarding",
+        "ended",
+        "held",
+        "max_message",
+        "messages",
+        "mode",
+        "pieces",
+        "sink_done",
+        "state",
+        "window",
+    )
+
+    def __init__(self, state: StreamState, memory: ReceiveMemory, window: int, max_message: int) -> None:
+        self.state = state
+        self.window = window
+        self.max_message = max_message
+        self.mode = UNDECIDED
+        self.pieces: deque[tuple[memoryview, bool, int]] = deque()  # (bytes, ends a message, charge)
+        self.messages = 0  # complete messages among the pieces
+        self.held = 0  # wire bytes of the pieces
+        self.ended = False
+        self.discarding = False
+        self.sink_done = False
+        self._memory = memory
+        self._open_bytes = 0  # wire bytes of the pieces that belong to the unfinished message
+        self._target: Any = _NOWHERE
+        self._landed = 0
+        self._assembly: memoryview | None = None
+        self._assembly_total = 0
+        self._sink: memoryview | None = None
+        self._sink_filled = 0
+
+    # -- the receiver's side -------------------------------------------------------------------------
+
+    def begin(self, length: int, remaining: int) -> None:
+        """A DATA frame with ``length`` payload bytes begins; decide where it lands.
+
+        Raises MessageTooLargeError when messages are wanted and this one cannot be assembled.
+        """
+        self._memory.unreserve(HEADER_SIZE + length)
+        self._landed = 0
+        if self._assembly is not None:
+            self._target = self._assembly[self._assembly_total :]
+            return
+        if self.mode == MESSAGES and remaining and not self._open_bytes:
+            total = length + remaining if remaining != UNKNOWN else length
+            if total > self.max_message:
+                raise MessageTooLargeError(
+                    f"a message of {total} bytes exceeds max_message ({self.max_message} bytes): read it with "
+                    f"receive_into() or chunks(), or raise max_message"
+                )
+            if remaining != UNKNOWN:
+                self._assembly = self._memory.take(total)
+                self._target = self._assembly
+                return
+        if self.mode == MESSAGES and self._open_bytes + length > self.max_message:
+            raise MessageTooLargeError(
+                f"a message of more than {self._open_bytes} bytes exceeds max_message ({self.max_message} bytes)"
+            )
+        self._target = self._memory.take(length) if length > SMALL and not self._sink_open() else None
+
+    def _sink_open(self) -> bool:
+        return self._sink is not None and not self.sink_done
+
+    def landing(self, left: int) -> Any:
+        """Where the next bytes of the current frame go: a writable view of at most ``left`` bytes."""
+        if self._target is None:
+            if self._sink_open():
+                assert self._sink is not None
+                return self._sink[self._sink_filled : self._sink_filled + left]
+            self._target = memoryview(bytearray(left)) if left <= SMALL else self._memory.take(left)
+            self._landed = 0
+        return self._target[self._landed : self._landed + left] if self._landed else self._target[:left]
+
+    def landed(self, count: int) -> None:
+        """``count`` bytes were copied to where ``landing`` said."""
+        if self._target is None:
+            self._sink_filled += count
+            assert self._sink is not None
+            if self._sink_filled == len(self._sink):
+                self.sink_done = True
+        else:
+            self._landed += count
+
+    def complete(self, flags: int, length: int) -> bool:
+        """The frame is whole; True when the application has something new to look at."""
+        ends = bool(flags & END_MESSAGE)
+        if flags & END_STREAM:
+            self.ended = True
+        if self._assembly is not None:
+            self._assembly_total += length
+            if ends:
+                self._push(self._assembly, True, HEADER_SIZE + length)
+                self._assembly = None
+                self._assembly_total = 0
+            return ends or self.ended
+        target, self._target = self._target, _NOWHERE
+        if target is None and length:  # all of it went to the sink
+            if ends:
+                self.sink_done = True
+            return self.sink_done or self.ended
+        if length or ends:
+            if self._sink_open():
+                self.sink_done = self.sink_done or ends
+            self._push(target[: self._landed] if target is not None else _NOWHERE, ends, HEADER_SIZE + length)
+        return self.messages > 0 or self.ended or self.mode != MESSAGES
+
+    def small(self, payload: bytes, flags: int) -> None:
+        """A whole small frame, already in memory of its own."""
+        self._memory.unreserve(HEADER_SIZE + len(payload))
+        if flags & END_STREAM:
+            self.ended = True
+        if payload or flags & END_MESSAGE:
+            self._push(memoryview(payload), bool(flags & END_MESSAGE), HEADER_SIZE + len(payload))
+
+    @property
+    def takes_small(self) -> bool:
+        """Whether the next frame may be delivered by ``small`` (it begins and ends no assembly)."""
+        return self._assembly is None and self._sink is None
+
+    def _push(self, view: memoryview, ends: bool, wire: int) -> None:
+        self.pieces.append((view, ends, wire))
+        self.held += wire
+        if ends:
+            self.messages += 1
+            self._open_bytes = 0
+        else:
+            self._open_bytes += wire
+
+    # -- the application's side ----------------------------------------------------------------------
+
+    def take_message(self) -> memoryview | None:
+        """The next whole message, or None when there is none yet."""
+        if not self.messages:
+            return None
+        self.messages -= 1
+        view, ends, wire = self.pieces.popleft()
+        self.held -= wire
+        if ends:
+            return view
+        parts = [view]
+        while not ends:
+            view, ends, wire = self.pieces.popleft()
+            self.held -= wire
+            parts.append(view)
+        total = sum(len(part) for part in parts)
+        joined = self._memory.take(total) if total > SMALL else memoryview(bytearray(total))
+        position = 0
+        for part in parts:
+            joined[position : position + len(part)] = part
+            position += len(part)
+        return joined
+
+    def take_chunk(self) -> memoryview | None:
+        """The next piece as it landed, or None."""
+        if not self.pieces:
+            return None
+        view, ends, wire = self.pieces.popleft()
+        self.held -= wire
+        if ends:
+            self.messages -= 1
+        else:
+            self._open_bytes = max(0, self._open_bytes - wire)
+        return view
+
+    def attach(self, sink: memoryview) -> None:
+        """Let the rest of the current message land in ``sink``, beginning with what is queued."""
+        self._sink = sink
+        self._sink_filled = 0
+        self.sink_done = not len(sink)
+        while self.pieces and not self.sink_done:
+            view, ends, wire = self.pieces.popleft()
+            room = len(sink) - self._sink_filled
+            if len(view) > room:
+                sink[self._sink_filled :] = view[:room]
+                self._sink_filled += room
+                self.pieces.appendleft((view[room:], ends, wire))
+                self.sink_done = True
+                return
+            sink[self._sink_filled : self._sink_filled + len(view)] = view
+            self._sink_filled += len(view)
+            self.held -= wire
+            if ends:
+                self.messages -= 1
+            else:
+                self._open_bytes = max(0, self._open_bytes - wire)
+            self.sink_done = ends or self._sink_filled == len(sink)
+
+    def detach(self) -> int:
+        """Stop landing in the sink; return how many bytes it got."""
+        filled, self._sink, self._sink_filled = self._sink_filled, None, 0
+        return filled
+
+    def give_back(self) -> None:
+        """A cancelled ``receive_into``: what landed in the sink becomes the head of the queue again."""
+        sink, filled = self._sink, self.detach()
+        if filled:
+            assert sink is not None
+            ends = self.sink_done and filled < len(sink)
+            self.pieces.appendleft((memoryview(bytes(sink[:filled])), ends, filled))
+            self.held += filled
+            self.messages += ends
+            if not ends:
+                self._open_bytes += filled
+
+    # -- credit --------------------------------------------------------------------------------------
+
+    def grant(self, least: int) -> int:
+        """How many more wire bytes to promise now (0: nothing worth a frame); reserves them.
+
+        Returns -1 when more is due but the account is full. What is assembled for a waiting application
+        is not held against it, or a message larger than the window would wait for its own end.
+        """
+        held = self.held - self._open_bytes if self.mode == MESSAGES else self.held
+        outstanding = self.state.recv_credit - self.state.recv_wire
+        want = self.window - held - outstanding
+        if want < least:
+            return 0
+        return want if self._memory.reserve(want) else -1
+
+    def close(self) -> None:
+        """No more will come: return the promised bytes to the account."""
+        outstanding = self.state.recv_credit - self.state.recv_wire
+        if outstanding > 0:
+            self._memory.unreserve(outstanding)
+        self.discarding = True
+        self._assembly = None
+        self._target = _NOWHERE

@@ -1,0 +1,97 @@
+"""Receive memory: an account of its own (rule 3), so that a full send pool never stops reading.
+
+The account counts bytes that may come (granted credit) and bytes that are here (received messages, until
+their last view is gone). Credit is only granted while there is room, so whatever arrives has a place.
+"""
+
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from zcserver.memory import Pool, Principal, PrincipalKind
+
+# Below this a `bytes` object is as good as pages, and the allocator is faster.
+SMALL: Final = 16 * 1024
+
+
+class ReceiveMemory:
+    """Memory for what comes in, bounded by ``limit`` bytes, shared by the connections of one context.
+
+    ``take`` gives a writable view; the memory returns by itself when no slice, cast or array of it is
+    alive any more. ``when_free`` callbacks run when room may have come back to a full account.
+    """
+
+    def __init__(self, limit: int, pool: Pool) -> None:
+        self.limit = limit
+        self.promised = 0  # bytes of credit that peers have and have not used
+        self._pool = pool
+        self._principal = Principal("receive", PrincipalKind.TRUSTED)
+        self._starved: list[Callable[[], object]] = []
+        self._overflow = 0  # bytes that found no place in the pool and were mapped on their own
+        self._overflow_freed: deque[int] = deque()
+        pool.on_return(self._returned)
+
+    @property
+    def used(self) -> int:
+        """Bytes promised, queued or still referenced."""
+        while self._overflow_freed:
+            self._overflow -= self._overflow_freed.popleft()
+        return self.promised + self._pool.live + self._overflow
+
+    def reserve(self, nbytes: int) -> bool:
+        """Promise ``nbytes`` of credit; False when the account is full."""
+        if self.used + nbytes > self.limit:
+            return False
+        self.promised += nbytes
+        return True
+
+    def unreserve(self, nbytes: int) -> None:
+        """``nbytes`` of credit were used or given up."""
+        self.promised -= nbytes
+        if self._starved:
+            self._wake()
+
+    def take(self, nbytes: int) -> memoryview:
+        """A writable view of ``nbytes``, counted until its last view is gone."""
+        buffer = self._pool.try_acquire(nbytes, self._principal, "received messages", False)
+        if buffer is not None:
+            view = buffer.view[:]
+            buffer.release()  # which leaves the memory to the views of it
+            return view
+        # Only fragmentation leads here: the account has already admitted these bytes.
+        mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._overflow += nbytes
+        weakref.finalize(mapping, self._overflow_gone, nbytes).atexit = False
+        return memoryview(mapping)
+
+    def _overflow_gone(self, nbytes: int) -> None:
+        self._overflow_freed.append(nbytes)
+        self._returned()
+
+    def _returned(self) -> None:
+        # Runs wherever the last view died: in any thread, or within the garbage collector.
+        if self._starved:
+            self._wake()
+
+    def when_free(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` once, from any thread, when room may have come back."""
+        self._starved.append(callback)
+
+    def _wake(self) -> None:
+        starved, self._starved = self._starved, []
+        for callback in starved:
+            callback()
+
+    def held(self) -> str:
+        """Who has the memory, for error messages."""
+        used = self.used
+        return (
+            f"{used} of {self.limit} bytes of receive memory are in use: {used - self.promised} in received "
+            f"messages that are queued or still referenced, {self.promised} promised to peers as credit"
+        )
+
+    def close(self) -> None:
+        """Give the memory back once the last view is gone."""
+        self._pool.close()

@@ -1,0 +1,241 @@
+"""Reading the socket: header and payload go straight to where they belong.
+
+A large frame costs one system call: its payload lands in the stream's memory and the next header in the
+staging buffer behind it (``recvmsg`` with two buffers). Small frames are read many at a time into the
+staging buffer and copied out of it, which is cheaper than a system call each. Nothing here ever waits for
+the application or for the sender: whatever arrives has a place, because credit backed it (deadlock rule 1).
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from zcserver.errors import MessageTooLargeError
+from zcserver.kernel.calls import Kernel
+from zcserver.sending.statistics import TransferStatistics
+from zcserver_protocol.codec import Codec
+from zcserver_protocol.errors import ErrorCode, RemoteProtocolError
+from zcserver_protocol.events import Data, Event
+from zcserver_protocol.frames import CRC, HEADER_SIZE
+
+from .inbox import Inbox
+from .memory import SMALL
+
+_STAGING: Final = 64 * 1024
+_DRAIN: Final = 256 * 1024
+# Bytes read per readiness before other connections get their turn.
+_TURN: Final = 8 << 20
+
+
+class Receiver:
+    """Owned by the engine, which gets every event but DATA, and learns which inboxes have news.
+
+    Call ``read`` when the socket is readable; it returns False at the end of the stream (FIN).
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        kernel: Kernel,
+        codec: Codec,
+        statistics: TransferStatistics,
+        checksum: Callable[[object], int] | None,
+        on_event: Callable[[Event], None],
+        on_news: Callable[[Any], None],
+        on_progress: Callable[[Any], None],
+        on_refused: Callable[[Any, MessageTooLargeError], None],
+    ) -> None:
+        self._sock = sock
+        self._kernel = kernel
+        self._codec = codec
+        self._statistics = statistics
+        self._checksum = checksum
+        self._on_event = on_event
+        self._on_news = on_news
+        self._on_progress = on_progress
+        self._on_refused = on_refused
+        self._staging = memoryview(bytearray(_STAGING))
+        self._start = 0  # staged bytes not looked at yet: [start, end)
+        self._end = 0
+        self._small = True  # the last frame was small: stage as much as there is
+        self._inbox: Inbox | None = None  # where the current frame's payload goes; None drains it
+        self._frame: tuple[int, int, int] = (0, 0, 0)  # its flags, length, crc
+        self._crc_parts: list[Any] = []
+        self._drain: memoryview | None = None
+
+    def read(self) -> bool:
+        """Read what is there, hand it on, and queue the acknowledgement that is due.
+
+        Raises OSError when the connection is dead, RemoteProtocolError when the peer broke the protocol.
+        """
+        codec = self._codec
+        turn = 0
+        alive = True
+        try:
+            while turn < _TURN:
+                count, wanted = self._read_payload() if codec.payload_left else self._read_header()
+                if not count:
+                    alive = False
+                    break
+                turn += count
+                self._parse()
+                if codec.acknowledgeable - codec.acknowledged >= codec.acknowledge_every:
+                    self._acknowledge()
+                if count < wanted:
+                    break  # the socket is empty; epoll would tell if that has changed meanwhile
+        except BlockingIOError:
+            pass
+        # Rule 4: at the latest when the next read would block, so that no completion waits for traffic.
+        if codec.acknowledgeable != codec.acknowledged:
+            self._acknowledge()
+        return alive
+
+    def _acknowledge(self) -> None:
+        self._codec.acknowledge()
+        self._statistics.acknowledgements_sent += 1
+
+    def _read_header(self) -> tuple[int, int]:
+        have = self._end - self._start
+        if self._start:
+            self._staging[:have] = bytes(self._staging[self._start : self._end])
+            self._start, self._end = 0, have
+        # After a large frame ask for the header alone: its payload then needs no copy out of the staging.
+        wanted = _STAGING - have if self._small else max(self._codec.needs - have, 1)
+        count = self._kernel.recv_into(self._sock, self._staging[have : have + wanted])
+        self._end = have + count
+        return count, wanted
+
+    def _read_payload(self) -> tuple[int, int]:
+        """Only called with nothing staged."""
+        left = self._codec.payload_left
+        inbox = self._inbox
+        if inbox is None:
+            if self._drain is None:
+                self._drain = memoryview(bytearray(_DRAIN))
+            target = self._drain[:left]
+        else:
+            target = inbox.landing(left)
+        room = len(target)
+        if room < left:
+            count = self._kernel.recv_into(self._sock, target)
+            self._landed(target, count)
+            return count, room
+        ahead = _STAGING if self._small else HEADER_SIZE
+        count = self._kernel.recvmsg_into(self._sock, (target, self._staging[:ahead]))
+        self._start = 0
+        self._end = count - room if count > room else 0
+        self._landed(target, count if count < room else room)
+        return count, room + ahead
+
+    def _parse(self) -> None:
+        """Go through what is staged."""
+        codec = self._codec
+        while True:
+            have = self._end - self._start
+            left = codec.payload_left
+            if left:
+                if not have:
+                    return
+                inbox = self._inbox
+                if inbox is None:
+                    step = min(have, left)
+                    self._start += step
+                    self._landed(None, step)
+                    continue
+                target = inbox.landing(left)
+                step = min(have, len(target))
+                target[:step] = self._staging[self._start : self._start + step]
+                self._statistics.received_copied_bytes += step
+                self._start += step
+                self._landed(target, step)
+                continue
+            needs = codec.needs
+            if have < needs:
+                if needs > _STAGING:
+                    raise RemoteProtocolError(ErrorCode.FRAME_SIZE, f"a control body of {needs} bytes")
+                return
+            position = self._start
+            self._start = position + needs
+            event = codec.feed(self._staging[position : self._start])
+            if event is None:
+                continue
+            if event.__class__ is Data:
+                self._begin(event)
+            else:
+                self._on_event(event)
+
+    def _begin(self, event: Data) -> None:
+        length = event.length
+        state = event.stream
+        inbox: Inbox | None = None
+        if state is not None and not state.owner.inbox.discarding:
+            inbox = state.owner.inbox
+        self._small = length <= SMALL
+        if inbox is not None and self._small and inbox.takes_small and self._end - self._start >= length:
+            self._take_small(inbox, event)
+            return
+        self._inbox = inbox
+        self._frame = (event.flags, length, event.crc)
+        if inbox is not None:
+            try:
+                inbox.begin(length, event.remaining)
+            except MessageTooLargeError as error:
+                self._inbox = None
+                self._on_refused(inbox.state.owner, error)
+        if not length:
+            self._codec.payload_received(0)
+            self._complete()
+
+    def _take_small(self, inbox: Inbox, event: Data) -> None:
+        """The whole payload is staged already."""
+        length = event.length
+        payload = bytes(self._staging[self._start : self._start + length])
+        self._start += length
+        if event.flags & CRC:
+            self._verify(self._sum([payload]), event.crc)
+        self._codec.payload_received(length)
+        self._statistics.received_bytes += length
+        self._statistics.received_copied_bytes += length
+        inbox.small(payload, event.flags)
+        self._on_news(inbox.state.owner)
+
+    def _landed(self, target: Any, count: int) -> None:
+        if not count:
+            return
+        self._statistics.received_bytes += count
+        inbox = self._inbox
+        if inbox is not None:
+            if self._frame[0] & CRC:
+                self._crc_parts.append(target[:count])
+            inbox.landed(count)
+        if self._codec.payload_received(count):
+            self._complete()
+
+    def _complete(self) -> None:
+        inbox, self._inbox = self._inbox, None
+        if inbox is None:
+            return
+        flags, length, crc = self._frame
+        if flags & CRC:
+            parts, self._crc_parts = self._crc_parts, []
+            self._verify(self._sum(parts), crc)
+        if inbox.complete(flags, length):
+            self._on_news(inbox.state.owner)
+        else:
+            self._on_progress(inbox.state.owner)
+
+    def _sum(self, parts: list[Any]) -> int:
+        if self._checksum is None:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "a frame carries a CRC that was not agreed on")
+        crc = 0
+        for part in parts:
+            crc = self._checksum(part, crc)  # type: ignore[call-arg]
+        return crc
+
+    def _verify(self, computed: int, sent: int) -> None:
+        if computed != sent:
+            raise RemoteProtocolError(
+                ErrorCode.INTEGRITY,
+                f"payload arrived with CRC32C {computed:08x} instead of {sent:08x}: "
+                f"the sender's memory was written to while it was in flight",
+            )

@@ -1,0 +1,113 @@
+"""A region of a file on its way: page cache → pipe first, then a header that promises what the pipe holds.
+
+A header that promised a length before the file was read could not keep its word if the file shrank. What
+is in the pipe is certain. Leftovers of files are never discarded (the file may have changed since), so a
+region keeps its pipe until it is drained; pipes are capped, and past the cap the bytes are read and copied.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from zcserver.kernel.calls import Kernel
+from zcserver.kernel.pipe import Pipe, PipeShare
+
+_COPIED_PIECE: Final = 256 * 1024
+Offload = Callable[[Callable[[], int], Callable[[int, BaseException | None], None]], None]
+
+
+class FileRegion:
+    """``nbytes`` bytes of the open file ``fd`` from ``offset`` on, read piece by piece.
+
+    Call ``prepare(count)`` and, when it says so (or calls back), take ``ready`` bytes: they are in ``pipe``
+    or, past the pipes' cap, in ``chunk``. ``consumed()`` makes room for the next piece. The descriptor is
+    duplicated here, so the caller may close its own at once.
+    """
+
+    def __init__(self, fd: int, offset: int, nbytes: int, kernel: Kernel, pipes: PipeShare, splices: bool) -> None:
+        self._fd = os.dup(fd)
+        self._offset = offset
+        self.nbytes = nbytes
+        self.pipe: Pipe | None = None
+        self.chunk: bytes | None = None
+        self.ready = 0
+        self.filling = False
+        self.error: BaseException | None = None
+        self._kernel = kernel
+        self._pipes = pipes
+        self._splices = splices
+        self._closed = False
+
+    def prepare(self, count: int, offload: Offload, resume: Callable[[], None]) -> bool:
+        """Read the next piece of at most ``count`` bytes; True when it (or an ``error``) is there now.
+
+        False: a thread reads it, since it is not in the page cache (or the file system cannot tell), and
+        ``resume`` will be called. A file that has become shorter shows as an ``error``. Not to be called
+        before a frame that has taken this region's pipe is in the socket.
+        """
+        if self.pipe is None and self._splices:
+            self.pipe = self._pipes.lease()
+        pipe, fd, offset = self.pipe, self._fd, self._offset
+        if pipe is not None:
+            if self._kernel.page_cached(fd, offset):
+                try:
+                    self._filled(pipe.fill_from_file(fd, offset, count), None)
+                except OSError as error:
+                    self._filled(0, error)
+                return True
+
+            def work() -> int:
+                return pipe.fill_from_file_blocking(fd, offset, count)
+        else:
+
+            def work() -> int:
+                self.chunk = os.pread(fd, min(count, _COPIED_PIECE), offset)
+                return len(self.chunk)
+
+        def done(filled: int, error: BaseException | None) -> None:
+            self.filling = False
+            self._filled(filled, error)
+            if self._closed:
+                self._release()
+            else:
+                resume()
+
+        self.filling = True
+        offload(work, done)
+        return False
+
+    def _filled(self, count: int, error: BaseException | None) -> None:
+        if error is None and count == 0:
+            error = OSError(f"the file ended {self.nbytes} bytes early: it was shortened while it was sent")
+        self.ready = count
+        self.error = error
+
+    def consumed(self) -> None:
+        """The piece in ``pipe`` or ``chunk`` belongs to a frame now; account for it."""
+        self._offset += self.ready
+        self.nbytes -= self.ready
+        self.ready = 0
+        self.chunk = None
+
+    def close(self) -> None:
+        """Give pipe and descriptor back (a thread that still reads into them does it when it is done)."""
+        self._closed = True
+        if not self.filling:
+            self._release()
+
+    def _release(self) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            self._pipes.give_back(pipe)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __repr__(self) -> str:
+        return f"<FileRegion fd={self._fd} offset={self._offset} left={self.nbytes}>"
+
+
+def file_size(file: Any) -> tuple[int, int]:
+    """The descriptor and the size in bytes of an open regular file (an int or anything with ``fileno``)."""
+    fd = file if isinstance(file, int) else file.fileno()
+    return fd, os.fstat(fd).st_size

@@ -1,0 +1,189 @@
+"""Three ways for framed bytes to the socket: by reference, from a file's pages, or copied.
+
+All lanes write the same train of frames in order; each call writes from the train's head as much as the
+socket takes, and raises ``BlockingIOError`` when the socket is full. The pipe in between is disposable for
+memory (what the socket did not take is discarded and sent again from its offset), never for files.
+"""
+
+import socket
+from collections import deque
+from typing import Any, Final
+
+from zcserver.kernel.calls import IOVEC, IoVec, Kernel
+from zcserver.kernel.pipe import WORTHWHILE_SLOTS, PipeShare
+from zcserver_protocol.codec import Codec
+from zcserver_protocol.frames import HEADER_SIZE
+
+from .message import COPY, FILE, REFERENCE, Frame
+from .statistics import TransferStatistics
+
+# One vmsplice + one splice carry at most this many page fragments (512 KiB of payload): enough to make
+# the two system calls cheap, small enough that a full socket makes us send little of it twice.
+PIECE_SLOTS: Final = 128
+# A run of frames below this many bytes is copied: two system calls and page look-ups cost more.
+REFERENCE_THRESHOLD: Final = 32 * 1024
+_COPY_BUFFERS: Final = 128  # sendmsg takes at most IOV_MAX (1024) buffers
+_COPY_BYTES: Final = 1 << 20
+_PAGE_SHIFT: Final = 12
+_PAGE_MASK: Final = 4095
+_put_iovec = IOVEC.pack_into
+
+
+class Lanes:
+    """The socket's end of the sender: ``train`` holds framed, not yet fully written frames in wire order."""
+
+    def __init__(
+        self, sock: socket.socket, kernel: Kernel, pipes: PipeShare, codec: Codec, statistics: TransferStatistics
+    ) -> None:
+        self.train: deque[Frame] = deque()
+        self.written = 0  # DATA-frame bytes handed to the socket
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._kernel = kernel
+        self._pipes = pipes
+        self._codec = codec
+        self._statistics = statistics
+        self._iovec = IoVec(PIECE_SLOTS)
+
+    def send_control(self, control: memoryview) -> memoryview:
+        """Write control frames; return what the socket did not take."""
+        sent = self._kernel.send(self._sock, control)
+        self._statistics.control_bytes += sent
+        return control[sent:]
+
+    def send_train(self, one_frame: bool) -> None:
+        """Write from the head of the train by the lane that suits it.
+
+        ``one_frame``: stop at the end of the first frame, because control frames wait for that boundary.
+        """
+        lane = self.train[0].lane
+        if lane == REFERENCE:
+            self._send_references(one_frame)
+        elif lane == FILE:
+            self._send_file()
+        else:
+            self._send_copies(one_frame, COPY)
+
+    def _send_references(self, one_frame: bool) -> None:
+        pipe = self._pipes.take()
+        slots = pipe.slots if pipe.slots < PIECE_SLOTS else PIECE_SLOTS
+        count, total, frames = self._gather(slots, one_frame)
+        if total < REFERENCE_THRESHOLD or slots < WORTHWHILE_SLOTS:
+            self._send_copies(one_frame, REFERENCE)
+            return
+        sent = 0
+        try:
+            pipe.fill_from_memory(self._iovec.cdata, count)
+            while pipe.queued:
+                moved = pipe.drain_to(self._fd, pipe.queued)
+                sent += moved
+                if not moved:
+                    raise BlockingIOError
+        except BlockingIOError:
+            self._advance(sent, REFERENCE)
+            pipe.discard()
+            raise
+        except OSError:
+            # How much the socket took before the error cannot be known: treat all of it as in flight.
+            for frame in list(self.train)[:frames]:
+                frame.outgoing.referenced = True
+            pipe.close()
+            raise
+        self._advance(sent, REFERENCE)
+
+    def _gather(self, slots: int, one_frame: bool) -> tuple[int, int, int]:
+        """Fill the iovec from the run of frames at the head; return its (entries, bytes, frames)."""
+        buffer = self._iovec.buffer
+        position = total = frames = 0
+        for frame in self.train:
+            # A header takes a slot of its own, and is worth sending only with some of its payload.
+            if frame.lane != REFERENCE or slots < 2:
+                break
+            frames += 1
+            sent = frame.sent
+            if sent < HEADER_SIZE:
+                _put_iovec(buffer, position, frame.header_at + sent, HEADER_SIZE - sent)
+                position += 16
+                slots -= 1
+                total += HEADER_SIZE - sent
+                sent = HEADER_SIZE
+            left = frame.nbytes - sent
+            if left:
+                at = frame.payload_at + sent - HEADER_SIZE
+                offset = at & _PAGE_MASK
+                pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
+                if pages > slots:  # the rest of this frame goes with the next piece
+                    pages = slots
+                    left = (slots << _PAGE_SHIFT) - offset
+                _put_iovec(buffer, position, at, left)
+                position += 16
+                slots -= pages
+                total += left
+            if one_frame:
+                break
+        return position >> 4, total, frames
+
+    def _send_copies(self, one_frame: bool, lane: int) -> None:
+        buffers: list[Any] = []
+        total = 0
+        for frame in self.train:
+            if frame.lane != lane or total >= _COPY_BYTES or len(buffers) >= _COPY_BUFFERS:
+                break
+            buffers += frame.copyable()
+            total += frame.nbytes - frame.sent
+            if one_frame:
+                break
+        self._advance(self._kernel.sendmsg(self._sock, buffers), COPY)
+
+    def _send_file(self) -> None:
+        frame = self.train[0]
+        if frame.sent < HEADER_SIZE:
+            # MSG_MORE: the payload follows at once from the pipe, let them share a segment.
+            header = frame.header[frame.sent :]
+            self._advance(self._kernel.send(self._sock, header, socket.MSG_MORE), FILE)
+            if frame.sent < HEADER_SIZE:
+                raise BlockingIOError
+        pipe = frame.payload
+        try:
+            while pipe.queued:
+                moved = pipe.drain_to(self._fd, pipe.queued)
+                if not moved:
+                    raise BlockingIOError
+                self._advance(moved, FILE)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pipe.close()
+            raise
+
+    def _advance(self, sent: int, lane: int) -> None:
+        """``sent`` more bytes of the train are in the socket."""
+        self.written += sent
+        self._codec.data_written(sent)
+        train = self.train
+        payload = 0
+        while sent:
+            frame = train[0]
+            outgoing = frame.outgoing
+            if lane == REFERENCE:
+                outgoing.referenced = True
+            before = frame.sent
+            left = frame.nbytes - before
+            step = sent if sent < left else left
+            payload += step if before >= HEADER_SIZE else max(0, before + step - HEADER_SIZE)
+            sent -= step
+            frame.sent = before + step
+            if step < left:
+                break
+            train.popleft()
+            if frame.last and not outgoing.referenced and outgoing.file is None:
+                outgoing.memory_home()  # every byte was copied: the memory is free before the peer acknowledges
+            if frame.written is not None:
+                frame.written()
+        statistics = self._statistics
+        if lane == REFERENCE:
+            statistics.reference_bytes += payload
+        elif lane == FILE:
+            statistics.file_bytes += payload
+        else:
+            statistics.copied_bytes += payload

@@ -1,0 +1,158 @@
+"""What is on its way: messages as the application queued them, frames as the wire sees them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from zcserver_protocol.frames import HEADER_SIZE
+
+from .completion import Completion
+
+if TYPE_CHECKING:
+    from .files import FileRegion
+    from .slab import HeaderSlab
+
+# Lanes, by how a frame's memory may travel. Plain ints: they are compared for every frame.
+COPY: Final = 0
+REFERENCE: Final = 1
+FILE: Final = 2
+
+
+class Memory(Protocol):
+    """Whatever owns the bytes of a message: a pool ``Buffer``, or a hold on foreign memory."""
+
+    def home(self) -> None:
+        """Nobody reads these bytes any more: they are free."""
+
+    def abandon(self) -> None:
+        """The connection died while a peer may still read them: cut loose or quarantine."""
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes, for the copy lane."""
+
+
+class Outgoing:
+    """One message, from ``send`` to the acknowledgement of its last byte.
+
+    ``address`` is 0 for what may only be copied; ``view`` is what the copy lane reads; ``framed`` is how
+    many of its ``nbytes`` have become DATA frames; ``referenced`` tells that the kernel may hold its pages.
+    """
+
+    __slots__ = (
+        "address",
+        "completion",
+        "ends_message",
+        "ends_stream",
+        "file",
+        "framed",
+        "memory",
+        "nbytes",
+        "referenced",
+        "view",
+    )
+
+    def __init__(
+        self,
+        nbytes: int,
+        memory: Memory | None = None,
+        view: Any = None,
+        address: int = 0,
+        ends_stream: bool = False,
+        file: "FileRegion | None" = None,
+    ) -> None:
+        self.nbytes = nbytes
+        self.memory = memory
+        self.view = view
+        self.address = address
+        self.ends_message = True
+        self.ends_stream = ends_stream
+        self.file = file
+        self.framed = 0
+        self.referenced = False
+        self.completion = Completion()
+
+    def memory_home(self) -> None:
+        """Give the memory back: at the acknowledgement, or when every byte of it has been copied."""
+        memory, self.memory, self.view = self.memory, None, None
+        if memory is not None:
+            memory.home()
+        if self.file is not None:
+            self.file.close()
+
+    def fail(self, error: BaseException) -> None:
+        """The stream or connection died. Pages that the peer may still read are not simply freed."""
+        memory, self.memory, self.view = self.memory, None, None
+        if memory is not None:
+            if self.referenced:
+                memory.abandon()
+            else:
+                memory.home()
+        if self.file is not None:
+            self.file.close()
+        self.completion.resolve(error)
+
+
+def end_marker() -> Outgoing:
+    """An END_STREAM of its own, which ends no message."""
+    marker = Outgoing(0, view=memoryview(b""), ends_stream=True)
+    marker.ends_message = False
+    return marker
+
+
+class Frame:
+    """One DATA frame: 32 header bytes and a run of one message's payload.
+
+    ``sent`` counts the bytes written to the socket, header first; ``end`` is the frame's end in the
+    connection's count of DATA bytes; ``last`` marks the message's last frame. The header is at
+    ``header_at``, in a slab, for frames that may go by reference, and in ``header`` for the others.
+    ``written`` is called once the whole frame is in the socket.
+    """
+
+    __slots__ = (
+        "end",
+        "header",
+        "header_at",
+        "lane",
+        "last",
+        "nbytes",
+        "outgoing",
+        "payload",
+        "payload_at",
+        "sent",
+        "slab",
+        "start",
+        "written",
+    )
+
+    def __init__(self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None", position: int) -> None:
+        start = outgoing.framed
+        self.outgoing = outgoing
+        self.start = start  # the payload's offset in its message
+        self.nbytes = size + HEADER_SIZE
+        self.lane = lane
+        self.slab = slab
+        if slab is not None:
+            self.header_at = slab.address + position
+            self.header: Any = slab.view[position : position + HEADER_SIZE]
+        else:
+            self.header_at = 0
+            self.header = memoryview(bytearray(HEADER_SIZE))
+        self.payload_at = outgoing.address + start
+        self.payload: Any = None
+        self.sent = 0
+        self.end = 0
+        self.last = start + size == outgoing.nbytes
+        self.written: Callable[[], object] | None = None
+
+    def copyable(self) -> tuple[Any, Any]:
+        """The header and the payload still to be sent, as buffers for ``sendmsg``."""
+        payload = self.payload
+        if payload is None:
+            outgoing = self.outgoing
+            view = outgoing.view if outgoing.view is not None else outgoing.memory.data  # type: ignore[union-attr]
+            payload = view[self.start : self.start + self.nbytes - HEADER_SIZE]
+        if self.sent == 0:
+            return self.header, payload
+        if self.sent < HEADER_SIZE:
+            return self.header[self.sent :], payload
+        return b"", payload[self.sent - HEADER_SIZE :]

@@ -1,0 +1,297 @@
+"""The sender of one connection: framing, the window, fairness between streams, control frames first.
+
+Bytes move in one direction through here: a channel's queue → frames in the ``Ledger`` and on the train →
+``Lanes`` → socket; an acknowledged offset comes back through the ledger and frees what it covers.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from zcserver.memory import PAGE, Pool, Principal
+from zcserver_protocol.codec import Codec
+from zcserver_protocol.frames import CRC, END_MESSAGE, END_STREAM, HEADER_SIZE
+from zcserver_protocol.streams import StreamState
+
+from .files import FileRegion, Offload
+from .lanes import Lanes
+from .ledger import Ledger
+from .message import COPY, FILE, REFERENCE, Frame, Outgoing
+from .slab import HeaderSlab
+from .statistics import TransferStatistics
+
+# Frames are cut this far ahead of the socket, in bytes: enough for the next pieces, little enough that a
+# control frame or another stream never waits behind more.
+_FRAMED_AHEAD: Final = 1 << 20
+Checksum = Callable[[object], int]
+
+
+class Channel(Protocol):
+    """What the sender needs of a stream: its codec state and its queue of messages."""
+
+    state: StreamState
+    outgoing: deque[Outgoing]
+    ready: bool
+
+    def framed(self, nbytes: int) -> None:
+        """``nbytes`` of queued payload became a frame."""
+
+
+class Sender:
+    """Owned by the engine. ``pump`` writes all that may be written now; everything else only queues."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        lanes: Lanes,
+        pool: Pool,
+        principal: Principal,
+        holder: str,
+        window: int,
+        statistics: TransferStatistics,
+        checksum: Checksum | None,
+    ) -> None:
+        self.ledger = Ledger()
+        self.window = window
+        self.max_frame = max(window // 4 - HEADER_SIZE, PAGE)
+        self.offload: Offload | None = None
+        self.resume: Callable[[], None] = lambda: None
+        self.failed: Callable[[Any, BaseException], None] = lambda channel, error: None
+        self._codec = codec
+        self._lanes = lanes
+        self._pool = pool
+        self._principal = principal
+        self._holder = holder
+        self._statistics = statistics
+        self._checksum = checksum
+        self._ready: deque[Channel] = deque()
+        self._control = memoryview(b"")
+        self._slab: HeaderSlab | None = None
+
+    # -- queueing ------------------------------------------------------------------------------------
+
+    def enqueue(self, channel: Channel, outgoing: Outgoing) -> None:
+        """Queue one message; ownership passes here. Call ``pump`` afterwards, at once or once per batch."""
+        self._statistics.messages_sent += 1
+        channel.outgoing.append(outgoing)
+        if not channel.ready:
+            self.make_ready(channel)
+
+    def make_ready(self, channel: Channel) -> None:
+        """``channel`` may have something to frame (a message, credit, a file's next piece)."""
+        if not channel.ready and channel.outgoing:
+            channel.ready = True
+            self._ready.append(channel)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued, on the train or unacknowledged."""
+        return not self.ledger and not self._ready and not self._control
+
+    @property
+    def ahead(self) -> int:
+        """Bytes framed and not yet in the socket."""
+        return self.ledger.framed - self._lanes.written
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    def pump(self) -> bool:
+        """Write until the socket is full (True: wait until it is writable) or nothing may be sent (False).
+
+        Raises ``OSError`` when the connection is dead.
+        """
+        lanes = self._lanes
+        train = lanes.train
+        codec = self._codec
+        try:
+            while True:
+                if not train or not train[0].sent:
+                    if not self._control and codec.control_pending:
+                        self._control = memoryview(codec.take_control())
+                    while self._control:
+                        self._control = lanes.send_control(self._control)
+                if self._ready:
+                    self._frame_ahead()
+                if train:
+                    lanes.send_train(bool(train[0].sent) and codec.control_pending)
+                elif not codec.control_pending:
+                    return False
+        except BlockingIOError:
+            return True
+
+    def _frame_ahead(self) -> None:
+        """Cut frames, one per ready channel in turn, while window, credit and the look-ahead allow."""
+        ledger, ready, lanes = self.ledger, self._ready, self._lanes
+        while ready and ledger.framed - lanes.written < _FRAMED_AHEAD:
+            channel = ready[0]
+            outgoing = channel.outgoing[0]
+            size = outgoing.nbytes - outgoing.framed
+            if size > self.max_frame:
+                size = self.max_frame
+            in_flight = ledger.framed - ledger.acknowledged
+            if in_flight and in_flight + size + HEADER_SIZE > self.window:
+                return  # the acknowledgement that makes room calls pump again
+            ready.popleft()
+            if self._frame_next(channel, outgoing, size) and channel.outgoing:
+                ready.append(channel)
+            else:
+                channel.ready = False
+
+    def _frame_next(self, channel: Channel, outgoing: Outgoing, size: int) -> bool:
+        """Cut a frame of up to ``size`` payload bytes; False when the channel must wait to be made ready."""
+        allowed = self._codec.sendable(channel.state)
+        if allowed < size:
+            if allowed < 0 or (allowed == 0 and size):
+                return False  # until CREDIT
+            size = allowed
+        if outgoing.file is None:
+            self._commit(channel, self._frame_memory(outgoing, size))
+            return True
+        frame = self._frame_file(channel, outgoing.file, outgoing, size)
+        if frame is None:
+            return False  # until a thread has read the piece; or for good, if the file failed
+        self._commit(channel, frame)
+        return frame.lane != FILE  # the pipe is this frame's payload until it is drained
+
+    def _frame_memory(self, outgoing: Outgoing, size: int) -> Frame:
+        if outgoing.address:
+            slab = self._slab
+            position = slab.take() if slab is not None else -1
+            if position < 0:
+                slab = self._next_slab()
+                position = slab.take() if slab is not None else -1
+            if slab is not None:
+                return Frame(outgoing, size, REFERENCE, slab, position)
+        return Frame(outgoing, size, COPY, None, 0)
+
+    def _next_slab(self) -> HeaderSlab | None:
+        """A fresh header page of this principal's, or None: then the frame is copied."""
+        self._drop_slab()
+        buffer = self._pool.try_acquire(PAGE, self._principal, self._holder)
+        if buffer is None:
+            return None
+        if not buffer.by_reference:
+            buffer.release()
+            return None
+        self._slab = HeaderSlab(buffer)
+        return self._slab
+
+    def _drop_slab(self) -> None:
+        slab, self._slab = self._slab, None
+        if slab is not None and not slab.live:
+            slab.buffer.home()
+
+    def _frame_file(self, channel: Channel, region: FileRegion, outgoing: Outgoing, size: int) -> Frame | None:
+        assert self.offload is not None
+
+        def resume() -> None:
+            self.make_ready(channel)
+            self.resume()
+
+        if not region.ready and region.error is None and size:
+            if region.filling or not region.prepare(size, self.offload, resume):
+                return None
+        if region.error is not None:
+            self.failed(channel, region.error)
+            return None
+        frame = Frame(outgoing, region.ready, FILE if region.chunk is None else COPY, None, 0)
+        frame.payload = region.pipe if region.chunk is None else memoryview(region.chunk)
+        region.consumed()
+        if frame.last:
+            frame.written = region.close
+        elif frame.lane == FILE:
+            frame.written = resume
+        return frame
+
+    def _commit(self, channel: Channel, frame: Frame) -> None:
+        """Write the frame's header and give it its place in the byte stream: from here it will be sent."""
+        outgoing = frame.outgoing
+        size = frame.nbytes - HEADER_SIZE
+        flags = crc = 0
+        if frame.last:
+            channel.outgoing.popleft()
+            if outgoing.ends_message:
+                flags = END_MESSAGE
+            if outgoing.ends_stream:
+                flags |= END_STREAM
+        if self._checksum is not None and size:
+            crc = self._checksum(frame.copyable()[1])
+            flags |= CRC
+        outgoing.framed += size
+        left = outgoing.nbytes - outgoing.framed
+        self._codec.data_header_into(frame.header, 0, channel.state, size, left, flags, crc)
+        self._lanes.train.append(frame)
+        self.ledger.add(frame)
+        channel.framed(size)
+
+    # -- acknowledgement and failure -----------------------------------------------------------------
+
+    def acknowledged(self, upto: int) -> None:
+        """The peer has copied out every DATA byte below ``upto``: free what that covers, then ``pump``."""
+        completed = 0
+        for frame in self.ledger.acknowledge(upto):
+            slab = frame.slab
+            if slab is not None:
+                slab.live -= 1
+                if not slab.live and slab is not self._slab:
+                    slab.buffer.home()
+            if frame.last:
+                outgoing = frame.outgoing
+                if outgoing.memory is not None:
+                    outgoing.memory_home()
+                outgoing.completion.resolve()
+                completed += 1
+        self._statistics.messages_acknowledged += completed
+        if not self.ledger:
+            self._drop_slab()  # an idle connection keeps no page of a region in flight
+
+    def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
+        """Give up what ``channel`` has queued. Frames already cut are still sent, ``then`` is called after.
+
+        The memory of a message cut in two comes home when its last frame that was sent is acknowledged.
+        """
+        partly = channel.outgoing[0] if channel.outgoing and channel.outgoing[0].framed else None
+        for outgoing in channel.outgoing:
+            if outgoing is not partly:
+                outgoing.fail(error)
+        channel.outgoing.clear()
+        if channel.ready:
+            self._ready.remove(channel)
+            channel.ready = False
+        if partly is not None:
+            partly.completion.resolve(error)
+            frames = [frame for frame in self.ledger if frame.outgoing is partly]
+            if frames:
+                frames[-1].last = True
+            else:
+                partly.memory_home()
+        train = self._lanes.train
+        if not train:
+            then()
+            return
+        barrier = train[-1]
+        before = barrier.written
+
+        def written() -> None:
+            if before is not None:
+                before()
+            then()
+
+        barrier.written = written
+
+    def fail(self, error: BaseException) -> None:
+        """The connection is dead and its socket closed: nothing queued, framed or in flight survives."""
+        self._lanes.train.clear()
+        slabs = {frame.slab for frame in self.ledger if frame.slab is not None}
+        if self._slab is not None:
+            slabs.add(self._slab)
+            self._slab = None
+        outgoing = {id(frame.outgoing): frame.outgoing for frame in self.ledger}
+        for channel in self._ready:
+            channel.ready = False
+        self._ready.clear()
+        self.ledger.clear()
+        for message in outgoing.values():
+            message.fail(error)
+        for slab in slabs:
+            slab.buffer.abandon()

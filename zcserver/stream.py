@@ -1,0 +1,389 @@
+"""One stream of a connection, as the application sees it: messages both ways, on any anyio event loop."""
+
+import mmap
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+
+from zcserver_protocol.errors import ErrorCode
+
+from .channel import Channel
+from .errors import MisuseError, PoolTimeoutError
+from .memory import Buffer
+from .receiving.inbox import CHUNKS, MESSAGES, UNDECIDED
+from .sending.completion import Completion
+from .sending.files import FileRegion, file_size
+from .sending.foreign import ForeignMemory
+from .sending.lanes import REFERENCE_THRESHOLD
+from .sending.message import Outgoing, end_marker
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+# Besides bytes: empty messages queue up too, and must not do so without bound.
+_QUEUED_MESSAGES: Final = 4096
+
+
+class Message:
+    """One received message. ``data`` is a memoryview of its bytes, in one piece.
+
+    The memory is the application's for as long as any view or array of it lives, and goes back by itself
+    after that; holding many messages holds receive memory. ``bytes(message)`` copies it out.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.data)
+
+    def __repr__(self) -> str:
+        return f"<Message of {len(self.data)} bytes>"
+
+
+class Stream:
+    """Opened by :meth:`Connection.open`, or handed to the peer's handler.
+
+    ``method``, ``path`` and ``args`` are what the opener said. Any number of tasks may send; one receives.
+    Iterate over it for whole messages, or use :meth:`chunks` or :meth:`receive_into`.
+    """
+
+    def __init__(self, connection: "Connection", channel: Channel) -> None:
+        self.connection = connection
+        self.method: str = channel.state.method
+        self.path: str = channel.state.path
+        self.args: dict[str, Any] = dict(channel.state.args)
+        self._engine = connection.engine
+        self._context = connection.context
+        self._channel = channel
+        self._inbox = channel.inbox
+        self._high_water = connection.context.limits.window
+        self._news: anyio.Event | None = None
+        self._room: anyio.Event | None = None
+        self._replied: anyio.Event | None = None
+        self._receiving = False
+        channel.on_news = self._on_news
+        channel.on_room = self._on_room
+        channel.on_reply = self._on_reply
+
+    # -- sending -------------------------------------------------------------------------------------
+
+    async def send(self, data: Any, *, end: bool = False, allow_views: bool = False) -> Completion:
+        """Queue one message and return its :class:`Completion`; waits for flow control only.
+
+        ``data`` is a pool :class:`Buffer` of this connection (it goes by reference and is gone for you:
+        rule 1), or any C-contiguous object with the buffer protocol (bytes, array, numpy array, mmap),
+        which must not be changed before the completion resolves. That goes by reference only to peers the
+        application trusts. ``end=True`` makes it the stream's last message.
+
+        Cancelled while it waits, it has queued nothing and a buffer is still yours. Raises
+        BufferStateError and ViewsAliveError (see :meth:`Buffer.seal`), MisuseError after the end, and
+        StreamResetError or ConnectionLostError when stream or connection are dead.
+        """
+        channel = self._channel
+        if channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES:
+            await self._wait_for_room()
+        if channel.error is not None or channel.last_completion is not None or self._engine.error is not None:
+            self._refuse_to_send()
+        if data.__class__ is not Buffer:
+            view = _as_bytes(data)
+            if self._goes_by_reference(view) and _is_mapped(data):
+                # A page fault of a cold mapping reads the disk: not on the event loop (rule 10).
+                await anyio.to_thread.run_sync(self._fault_in, view)
+                self._check_sendable()
+            outgoing = self._foreign(view, end)
+        else:
+            data.seal(allow_views)
+            if data.by_reference and data.principal is self.connection.principal:
+                outgoing = Outgoing(data.nbytes, data, None, data.address, end)
+            else:
+                outgoing = Outgoing(data.nbytes, data, None, 0, end)
+        self._engine.send(channel, outgoing)
+        return outgoing.completion
+
+    def _goes_by_reference(self, view: memoryview) -> bool:
+        return (
+            self.connection.trusts_peer
+            and self._context.by_reference
+            and view.nbytes >= REFERENCE_THRESHOLD
+            and self._context.foreign.admits(view.nbytes)
+        )
+
+    def _foreign(self, view: memoryview, end: bool) -> Outgoing:
+        if self._goes_by_reference(view):
+            memory = ForeignMemory(view, self._context.foreign)
+            return Outgoing(view.nbytes, memory, view, memory.address, end)
+        return Outgoing(view.nbytes, None, view, 0, end)
+
+    def _fault_in(self, view: memoryview) -> None:
+        from .kernel.calls import address_of
+
+        self._context.kernel.fault_in(address_of(view), view.nbytes)
+
+    def _refuse_to_send(self) -> None:
+        self._check_sendable()
+
+    def _check_sendable(self) -> None:
+        channel = self._channel
+        if channel.error is not None:
+            raise channel.error.with_traceback(None)
+        if channel.last_completion is not None:
+            raise MisuseError(f"{self!r} was ended: no message can be sent after end=True or end()")
+        self._engine.check_usable()
+
+    async def send_file(self, file: Any, offset: int = 0, nbytes: int | None = None, *, end: bool = False) -> Completion:
+        """Send ``nbytes`` of an open regular file from ``offset`` on (default: to its end) as one message.
+
+        The bytes go from the page cache to the socket without passing through user memory. ``file`` is a
+        descriptor or has ``fileno``, and may be closed at once. A file that becomes shorter meanwhile
+        resets the stream with code CHANGED; bytes are never padded. Writing to the file in place before
+        the completion resolves changes what the peer receives.
+        """
+        fd, size = file_size(file)
+        if nbytes is None:
+            nbytes = max(0, size - offset)
+        if offset < 0 or nbytes < 0 or offset + nbytes > size:
+            raise MisuseError(f"bytes {offset} to {offset + nbytes} were asked for of a file that has {size}")
+        if self._channel.outgoing:
+            await self._wait_for_room()
+        self._check_sendable()
+        if nbytes:
+            context = self._context
+            region = FileRegion(fd, offset, nbytes, context.kernel, context.pipes, context.splices_files)
+            outgoing = Outgoing(nbytes, None, None, 0, end, region)
+        else:
+            outgoing = Outgoing(0, None, memoryview(b""), 0, end)
+        self._engine.send(self._channel, outgoing)
+        return outgoing.completion
+
+    async def end(self) -> Completion:
+        """No more messages from this side. The other direction stays open; ending twice is harmless."""
+        channel = self._channel
+        if channel.last_completion is not None:
+            return channel.last_completion
+        self._check_sendable()
+        marker = end_marker()
+        self._engine.send(channel, marker)
+        return marker.completion
+
+    async def _wait_for_room(self) -> None:
+        channel = self._channel
+        while (channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES) and (
+            channel.error is None
+        ):
+            if self._room is None:
+                self._room = anyio.Event()
+            await self._room.wait()
+
+    def _on_room(self) -> None:
+        room = self._room
+        if room is not None and (
+            (self._channel.queued < self._high_water and len(self._channel.outgoing) < _QUEUED_MESSAGES)
+            or self._channel.error is not None
+        ):
+            self._room = None
+            room.set()
+
+    # -- receiving -----------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """The next whole message. Raises anyio.EndOfStream after the last one.
+
+        A message over the context's ``max_message`` resets the stream and raises MessageTooLargeError.
+        """
+        inbox = self._inbox
+        if inbox.mode == UNDECIDED:
+            inbox.mode = MESSAGES
+            self._engine.grant(self._channel)
+        while True:
+            view = inbox.take_message()
+            if view is not None:
+                self._engine.grant(self._channel)
+                return Message(view)
+            await self._wait_for_news(lambda: inbox.messages > 0)
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def chunks(self) -> AsyncIterator[memoryview]:
+        """The stream's bytes in pieces as they arrived, whatever the messages, until the peer ends.
+
+        For streams larger than memory: each piece goes back when its last view is gone.
+        """
+        inbox = self._inbox
+        if inbox.mode != CHUNKS:
+            inbox.mode = CHUNKS
+            self._engine.grant(self._channel)
+        while True:
+            view = inbox.take_chunk()
+            if view is not None:
+                self._engine.grant(self._channel)
+                yield view
+                continue
+            try:
+                await self._wait_for_news(lambda: bool(inbox.pieces))
+            except anyio.EndOfStream:
+                return
+
+    async def receive_into(self, memory: Any) -> int:
+        """Let the rest of the current message land in ``memory`` (writable, contiguous); return the bytes.
+
+        Fewer than ``len(memory)`` means that the message ended; a longer message goes on with the next
+        call. What has not arrived yet is read from the socket straight into ``memory``, which must not
+        be touched meanwhile. Raises anyio.EndOfStream after the last message. Cancelling loses nothing.
+        """
+        sink = _as_bytes(memory)
+        if sink.readonly:
+            raise MisuseError("receive_into needs writable memory")
+        if not len(sink):
+            return 0
+        inbox = self._inbox
+        inbox.mode = CHUNKS
+        inbox.attach(sink)
+        try:
+            self._engine.grant(self._channel)
+            if not inbox.sink_done:
+                await self._wait_for_news(lambda: inbox.sink_done)
+        except anyio.EndOfStream:
+            filled = inbox.detach()
+            if not filled:
+                raise
+            return filled
+        except BaseException:
+            inbox.give_back()
+            raise
+        filled = inbox.detach()
+        self._engine.grant(self._channel)
+        return filled
+
+    async def _wait_for_news(self, satisfied: Callable[[], bool]) -> None:
+        """Wait until ``satisfied``; raise EndOfStream or what ended the stream when that cannot be."""
+        channel = self._channel
+        if self._receiving:
+            raise MisuseError("another task is already receiving from this stream")
+        self._receiving = True
+        try:
+            while not satisfied():
+                if self._inbox.ended:
+                    raise anyio.EndOfStream
+                if channel.error is not None:
+                    raise channel.error.with_traceback(None)
+                self._news = anyio.Event()
+                if not channel.starving:
+                    await self._news.wait()
+                    continue
+                with anyio.move_on_after(self._context.memory_seconds):
+                    await self._news.wait()
+                    continue
+                raise PoolTimeoutError(
+                    f"nothing more can be received: {self._context.receive_memory.held()}; drop received "
+                    f"messages (and arrays made from them), or raise receive_memory"
+                )
+        finally:
+            self._receiving = False
+
+    def _on_news(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    # -- both ----------------------------------------------------------------------------------------
+
+    async def reply(self, **args: Any) -> None:
+        """Answer the opener, before or without any message: sizes, validators, whatever it must know."""
+        self._check_sendable()
+        self._engine.reply(self._channel, args)
+
+    async def response(self) -> dict[str, Any]:
+        """What the acceptor replied. Raises StreamResetError when it refused the stream."""
+        channel = self._channel
+        while channel.reply is None:
+            if channel.error is not None:
+                raise channel.error.with_traceback(None)
+            if self._inbox.ended:
+                raise anyio.EndOfStream
+            self._replied = anyio.Event()
+            await self._replied.wait()
+        return dict(channel.reply)
+
+    def _on_reply(self) -> None:
+        if self._replied is not None:
+            self._replied.set()
+
+    async def commit(self, count: int) -> None:
+        """Tell the peer that this application has processed the first ``count`` messages of the stream."""
+        self._check_open()
+        self._engine.commit(self._channel, count)
+
+    @property
+    def committed(self) -> int:
+        """How many of our messages the peer's application says it has processed."""
+        return self._channel.peer_commits
+
+    def _check_open(self) -> None:
+        if self._channel.error is not None:
+            raise self._channel.error.with_traceback(None)
+
+    def reset(self, code: int = ErrorCode.CANCELLED, reason: str = "") -> None:
+        """Give the stream up in both directions; the peer's calls raise StreamResetError with this."""
+        self._engine.reset(self._channel, code, reason)
+
+    def finish(self) -> None:
+        """The handler has returned: end our side, and once that is delivered stop the peer's, if it goes on."""
+        channel = self._channel
+        engine = self._engine
+        if channel.error is not None or engine.error is not None:
+            return
+
+        def stop(completion: Completion) -> None:
+            if completion.error is None:
+                engine.reset(channel, ErrorCode.NO_ERROR, "the receiver is done with this stream")
+
+        if channel.last_completion is not None:
+            channel.last_completion.add_done_callback(stop)
+        else:
+            marker = end_marker()
+            marker.completion.add_done_callback(stop)
+            engine.send(channel, marker)
+
+    def __repr__(self) -> str:
+        return f"<Stream {self._channel.state.id} {self.method} {self.path} of {self.connection.name}>"
+
+
+def _as_bytes(data: Any) -> memoryview:
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise MisuseError(
+            f"cannot send {type(data).__name__}: give a pool buffer, bytes, or an object with the buffer protocol"
+        ) from None
+    if not view.c_contiguous:
+        raise MisuseError(
+            "this memory is not C-contiguous; make a contiguous copy first, e.g. numpy.ascontiguousarray(array)"
+        )
+    if not view.nbytes:
+        return memoryview(b"")
+    return view.cast("B") if view.format != "B" or view.ndim != 1 else view
+
+
+def _is_mapped(data: Any) -> bool:
+    """Whether the memory is a file mapping, perhaps below slices and arrays."""
+    seen = 0
+    while data is not None and seen < 16:
+        if isinstance(data, mmap.mmap):
+            return True
+        data = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
+        seen += 1
+    return False
