@@ -1,11 +1,8 @@
 """Connections and servers for asyncio, uvloop and trio: a thin driver of the engine."""
 
-import errno
-import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Final
 
 import anyio
@@ -16,7 +13,7 @@ from zcserver_protocol.errors import ErrorCode, TooManyStreams
 from .channel import Channel
 from .context import Context
 from .drivers import Loop, running_loop
-from .engine import Engine, Phase
+from .engine import Engine
 from .errors import ConnectionLostError, StreamResetError
 from .kernel.sockets import prepare
 from .memory import Buffer, Principal, PrincipalKind
@@ -75,7 +72,9 @@ class Connection:
         self._changed = anyio.Event()
         self.engine = Engine(sock, role, context, self.principal, self)
         self.engine.statistics.congestion_control = prepared.congestion or ""
-        self._loop.attach(sock.fileno(), self.engine.on_readable, self.engine.on_writable, self.engine.on_time)
+        self._loop.attach(
+            sock.fileno(), self.engine.on_readable, self.engine.on_writable, self.engine.on_time
+        )
         self.engine.start()
 
     # -- the application's side ----------------------------------------------------------------------
@@ -195,5 +194,3 @@ class Connection:
         self._closed.set()
         self._changed.set()
         self._on_closed(self)
-
-

@@ -22,7 +22,9 @@ def _crc32c() -> Callable[..., int]:
     try:
         from crc32c import crc32c
     except ImportError:
-        raise MisuseError("integrity mode needs the crc32c package: pip install 'zcserver[integrity]'") from None
+        raise MisuseError(
+            "integrity mode needs the crc32c package: pip install 'zcserver[integrity]'"
+        ) from None
     function: Callable[..., int] = crc32c
     return function
 
@@ -70,7 +72,9 @@ class Context:
     ) -> None:
         unknown = set(lanes or ()) - {"vmsplice", "file", "copy"}
         if unknown:
-            raise MisuseError(f"no such lane: {', '.join(sorted(unknown))}; there are vmsplice, file and copy")
+            raise MisuseError(
+                f"no such lane: {', '.join(sorted(unknown))}; there are vmsplice, file and copy"
+            )
         self.kernel = kernel
         self.capabilities: Capabilities = probe(kernel)
         usable = set(self.capabilities.lanes) if lanes is None else set(self.capabilities.lanes) & set(lanes)
@@ -78,7 +82,6 @@ class Context:
         self.checksum = _crc32c() if integrity else None
         # A checksum needs the bytes in user memory, so files are read then, not spliced.
         self.splices_files = "file" in usable and not integrity
-        self.verifier = self.checksum
         self.pool = Pool(
             pool_size, kernel=kernel, poison=poison, quarantine_seconds=quarantine_seconds, clock=clock
         )  # fmt: skip

@@ -26,8 +26,8 @@ class Loop(Protocol):
     def detach(self) -> None: ...
     def arm_writer(self, wanted: bool) -> None: ...
     def wake_at(self, deadline: float) -> None: ...
-    def soon(self, callback: Callback) -> None: ...
-    def threadsafe(self, callback: Callback) -> None: ...
+    def soon(self, callback: Callback, /) -> object: ...
+    def threadsafe(self, callback: Callback, /) -> object: ...
     def offload(self, work: Callable[[], int], done: Done) -> None: ...
     def time(self) -> float: ...
 
@@ -47,7 +47,17 @@ class AsyncioLoop:
         self._fd = fd
         self._writable = writable
         self._timeout = timeout
-        self._loop.add_reader(fd, readable)
+        # Callbacks run in the context of their registration, outside any task. Where sniffio is installed
+        # (with trio), anyio asks it which loop runs, and it knows only by a task or by this variable.
+        sniffio = sys.modules.get("sniffio")
+        if sniffio is None:
+            self._loop.add_reader(fd, readable)
+            return
+        token = sniffio.current_async_library_cvar.set("asyncio")
+        try:
+            self._loop.add_reader(fd, readable)
+        finally:
+            sniffio.current_async_library_cvar.reset(token)
 
     def detach(self) -> None:
         fd, self._fd = self._fd, -1

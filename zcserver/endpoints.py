@@ -168,7 +168,6 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         self._max_connections = max_connections
         self._listener: socket.socket | None = None
         self._room = anyio.Event()
-        self._closing = False
 
     async def __aenter__(self) -> "serve":
         found = await anyio.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -181,7 +180,9 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
             listener.listen(self._backlog)
         except OSError as error:
             listener.close()
-            raise ConnectionLostError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+            raise ConnectionLostError(
+                f"cannot listen on {self.host}:{self.port}: {error.strerror}"
+            ) from error
         self._listener = listener
         self.port = listener.getsockname()[1]
         await self._tasks.__aenter__()
@@ -189,36 +190,39 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         return self
 
     async def _accept_all(self, listener: socket.socket) -> None:
-        while not self._closing:
-            if len(self.connections) >= self._max_connections:
-                self._room = anyio.Event()
-                await self._room.wait()
-                continue
+        try:
+            while True:
+                while len(self.connections) >= self._max_connections:
+                    self._room = anyio.Event()
+                    await self._room.wait()
+                self._admit(await self._accept(listener))
+        except anyio.ClosedResourceError:
+            return  # by aclose
+
+    async def _accept(self, listener: socket.socket) -> socket.socket:
+        while True:
             try:
-                sock, _ = listener.accept()
+                return listener.accept()[0]
             except BlockingIOError:
-                try:
-                    await anyio.wait_readable(listener)
-                except anyio.ClosedResourceError:
-                    return
-                continue
+                await anyio.wait_readable(listener)
             except OSError as error:
-                if self._closing:
-                    return
-                if error.errno not in _EXHAUSTED:  # the peer gave up while it was queued (accept(2))
-                    continue
-                _log.warning("cannot accept more connections for now: %s", error.strerror)
-                await anyio.sleep(_PAUSE)
-                continue
-            try:
-                connection = Connection(
-                    sock, "server", self.context, self._tasks, self._handler, self._trust_peer, self._forget
-                )
-            except OSError:
-                sock.close()  # it was reset before it could be prepared
-                continue
-            if not connection.is_closed:
-                self.connections.add(connection)
+                if error.errno == errno.EBADF:
+                    raise anyio.ClosedResourceError from error
+                if error.errno in _EXHAUSTED:
+                    _log.warning("cannot accept more connections for now: %s", error.strerror)
+                    await anyio.sleep(_PAUSE)
+                # Otherwise that peer gave up while it was queued (accept(2)): the next one.
+
+    def _admit(self, sock: socket.socket) -> None:
+        try:
+            connection = Connection(
+                sock, "server", self.context, self._tasks, self._handler, self._trust_peer, self._forget
+            )
+        except OSError:
+            sock.close()  # it was reset before it could be prepared
+            return
+        if not connection.is_closed:
+            self.connections.add(connection)
 
     def _forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
@@ -229,7 +233,6 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         await anyio.sleep_forever()
 
     def _stop_listening(self) -> None:
-        self._closing = True
         self._room.set()
         listener, self._listener = self._listener, None
         if listener is not None:

@@ -62,10 +62,10 @@ class Driver(Protocol):
     def wake_at(self, deadline: float) -> None:
         """Call ``on_time`` at ``deadline`` (the loop's clock, seconds), instead of any earlier wish."""
 
-    def soon(self, callback: Callable[[], object]) -> None:
+    def soon(self, callback: Callable[[], object], /) -> object:
         """Call at the end of the loop's turn."""
 
-    def threadsafe(self, callback: Callable[[], object]) -> None:
+    def threadsafe(self, callback: Callable[[], object], /) -> object:
         """As ``soon``, from any thread."""
 
     def offload(self, work: Callable[[], int], done: Callable[[int, BaseException | None], None]) -> None:
@@ -100,7 +100,9 @@ class Phase(Enum):
 class Engine:
     """Call ``start`` first. Afterwards the driver calls ``on_*``, the application's side the rest."""
 
-    def __init__(self, sock: socket.socket, role: str, context: Context, principal: Principal, driver: Driver) -> None:
+    def __init__(
+        self, sock: socket.socket, role: str, context: Context, principal: Principal, driver: Driver
+    ) -> None:
         self.phase = Phase.RUNNING
         self.error: BaseException | None = None
         self.statistics = TransferStatistics()
@@ -112,16 +114,29 @@ class Engine:
         self.codec = Codec(role, context.limits, driver.time())
         self._lanes = Lanes(sock, context.kernel, context.pipes, self.codec, self.statistics)
         self.sender = Sender(
-            self.codec, self._lanes, context.pool, principal, self.name, context.limits.window, self.statistics,
+            self.codec,
+            self._lanes,
+            context.pool,
+            principal,
+            self.name,
+            context.limits.window,
+            self.statistics,
             context.checksum,
-        )  # fmt: skip
+        )
         self.sender.offload = driver.offload
         self.sender.resume = self.flush
         self.sender.failed = self._send_failed
         self._receiver = Receiver(
-            sock, context.kernel, self.codec, self.statistics, context.verifier, self._on_event, self._on_news,
-            self.grant, self._on_refused,
-        )  # fmt: skip
+            sock,
+            context.kernel,
+            self.codec,
+            self.statistics,
+            context.checksum,
+            self._on_event,
+            self._on_news,
+            self.grant,
+            self._on_refused,
+        )
         self._unflushed = 0
         self._flush_scheduled = False
         self._writer_armed = False
@@ -172,7 +187,9 @@ class Engine:
                 self._close(self.error)
             else:
                 left = self.sender.ledger.framed - self.sender.ledger.acknowledged
-                self.abort(PeerTimeoutError(f"{self.name} had not acknowledged {left} bytes by the closing deadline"))
+                self.abort(
+                    PeerTimeoutError(f"{self.name} had not acknowledged {left} bytes by the closing deadline")
+                )
             return
         try:
             self.codec.tick(now, False)
@@ -216,7 +233,9 @@ class Engine:
             return
         if self.error is not None:
             raise self.error.with_traceback(None)
-        raise MisuseError(f"the connection {self.name} is being closed: no new stream or message can be sent on it")
+        raise MisuseError(
+            f"the connection {self.name} is being closed: no new stream or message can be sent on it"
+        )
 
     def open(self, method: str, path: str, args: Args) -> Channel:
         """Open a stream. Raises TooManyStreams when the peer allows no more now, MisuseError for bad args."""
@@ -401,7 +420,12 @@ class Engine:
         elif self.phase is Phase.RUNNING and not codec.streams and not codec.goaway_sent:
             codec.goaway(ErrorCode.NO_ERROR, "")
             self.flush_soon()
-        if codec.finished and self.phase is not Phase.FINISHED and not codec.control_pending and self.sender.idle:
+        if (
+            codec.finished
+            and self.phase is not Phase.FINISHED
+            and not codec.control_pending
+            and self.sender.idle
+        ):
             self.phase = Phase.FINISHED
             if self._close_deadline == float("inf"):
                 self._close_deadline = self._driver.time() + self._context.close_seconds
@@ -414,9 +438,15 @@ class Engine:
         if self.codec.finished:
             self._close(None)
         elif self.codec.peer is None:
-            self._close(HandshakeError(f"{self.name} closed the connection during the handshake: it may not speak ZCP/1"))
+            self._close(
+                HandshakeError(
+                    f"{self.name} closed the connection during the handshake: it may not speak ZCP/1"
+                )
+            )
         else:
-            self._close(ConnectionLostError(f"{self.name} closed the connection before the transfer was complete"))
+            self._close(
+                ConnectionLostError(f"{self.name} closed the connection before the transfer was complete")
+            )
 
     def _lost(self, error: OSError) -> None:
         if self.phase is Phase.FINISHED:

@@ -64,4 +64,4 @@ class StreamResetError(TransferError):
 
 
 class MessageTooLargeError(TransferError):
-    """A message is larger than this end is willing to assemble; read it with ``receive_into`` or in chunks."""
+    """A message is larger than this end assembles; read it with ``receive_into`` or in ``chunks``."""

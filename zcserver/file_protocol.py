@@ -60,7 +60,7 @@ def escape(path: bytes) -> str:
 
 
 def escape_undecodable(text: str) -> str:
-    """As :func:`escape`, for text that is already escaped but came through ``os.fsdecode`` (a URL in argv)."""
+    """As :func:`escape`, for text that is already escaped but came through ``os.fsdecode`` (argv)."""
     return _NOT_UTF8.sub(_percent, text)
 
 

@@ -138,7 +138,9 @@ class Stream:
             raise MisuseError(f"{self!r} was ended: no message can be sent after end=True or end()")
         self._engine.check_usable()
 
-    async def send_file(self, file: Any, offset: int = 0, nbytes: int | None = None, *, end: bool = False) -> Completion:
+    async def send_file(
+        self, file: Any, offset: int = 0, nbytes: int | None = None, *, end: bool = False
+    ) -> Completion:
         """Send ``nbytes`` of an open regular file from ``offset`` on (default: to its end) as one message.
 
         The bytes go from the page cache to the socket without passing through user memory. ``file`` is a
@@ -341,7 +343,7 @@ class Stream:
         self._engine.reset(self._channel, code, reason)
 
     def finish(self) -> None:
-        """The handler has returned: end our side, and once that is delivered stop the peer's, if it goes on."""
+        """The handler has returned: end our side; once that is delivered, stop the peer's if it goes on."""
         channel = self._channel
         engine = self._engine
         if channel.error is not None or engine.error is not None:
@@ -367,11 +369,13 @@ def _as_bytes(data: Any) -> memoryview:
         view = memoryview(data)
     except TypeError:
         raise MisuseError(
-            f"cannot send {type(data).__name__}: give a pool buffer, bytes, or an object with the buffer protocol"
+            f"cannot use {type(data).__name__} as memory: give a pool buffer, bytes, or an object with the "
+            f"buffer protocol"
         ) from None
     if not view.c_contiguous:
         raise MisuseError(
-            "this memory is not C-contiguous; make a contiguous copy first, e.g. numpy.ascontiguousarray(array)"
+            "this memory is not C-contiguous; make a contiguous copy first, e.g. by "
+            "numpy.ascontiguousarray(array)"
         )
     if not view.nbytes:
         return memoryview(b"")

@@ -1,6 +1,7 @@
 """Two codecs joined in memory. Payload crosses as plain bytes beside them: the codecs see lengths only."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from zcserver_protocol.codec import Codec, Limits
 from zcserver_protocol.events import Data, Event
@@ -34,12 +35,16 @@ class End:
         self.wire += control
         return control
 
-    def send(self, stream: StreamState, payload: bytes, flags: int = 0, remaining: int = 0, crc: int = 0) -> None:
+    def send(
+        self, stream: StreamState, payload: bytes, flags: int = 0, remaining: int = 0, crc: int = 0
+    ) -> None:
         """Control first, then one DATA frame, all of it taken by the socket."""
         self.frame(stream, len(payload), flags, remaining, crc)
         self.write(payload)
 
-    def frame(self, stream: StreamState, length: int, flags: int = 0, remaining: int = 0, crc: int = 0) -> None:
+    def frame(
+        self, stream: StreamState, length: int, flags: int = 0, remaining: int = 0, crc: int = 0
+    ) -> None:
         self.header = bytearray(HEADER_SIZE)
         self.codec.data_header_into(self.header, 0, stream, length, remaining, flags, crc)
 
@@ -120,3 +125,15 @@ def handshake(role: str = "client", limits: Limits | None = None) -> bytes:
     if role == "server":
         end.codec.feed(PREFACE)
     return end.codec.take_control()
+
+
+def snapshot(codec: Codec) -> dict[str, Any]:
+    """All state of a codec and its streams, as far as attributes show it."""
+
+    def slots(thing: object) -> dict[str, Any]:
+        names = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())}
+        return {name: getattr(thing, name) for name in names}
+
+    state = {name: repr(value) for name, value in slots(codec).items()}
+    state["streams"] = repr({key: slots(stream) for key, stream in codec.streams.items()})
+    return state

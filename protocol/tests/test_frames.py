@@ -11,7 +11,13 @@ from zcserver_protocol.streams import BOUNDARY, ILLEGAL, after_frame
 
 def test_a_header_has_32_bytes_in_network_order() -> None:
     packed = frames.pack(
-        frames.DATA, END_MESSAGE | CRC, 0x01020304, 0x05060708, 0x090A0B0C, 0x0D0E0F1011121314, 0x15161718191A1B1C
+        frames.DATA,
+        END_MESSAGE | CRC,
+        0x01020304,
+        0x05060708,
+        0x090A0B0C,
+        0x0D0E0F1011121314,
+        0x15161718191A1B1C,
     )
     assert packed == bytes([2, 5, 0, 0, *range(1, 0x1D)])
     assert len(packed) == frames.HEADER_SIZE == 32
@@ -24,7 +30,9 @@ def test_every_field_comes_back_from_its_bytes() -> None:
     assert frames.unpack(memoryview(bytearray(packed))) == header
 
 
-@pytest.mark.parametrize(("field", "value"), [("stream", 2**32), ("length", -1), ("offset", 2**64), ("type", 256)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("stream", 2**32), ("length", -1), ("offset", 2**64), ("type", 256)]
+)
 def test_a_field_out_of_range_does_not_travel(field: str, value: int) -> None:
     with pytest.raises(struct.error):
         frames.pack(**{"type": 1, field: value})
@@ -53,7 +61,9 @@ def test_the_preface_betrays_seven_bit_and_newline_damage() -> None:
         (UNKNOWN, 0, 0, END_MESSAGE, BOUNDARY),  # the end turned out to be here
     ],
 )
-def test_frames_that_continue_a_message(expected: int, length: int, remaining: int, flags: int, then: int) -> None:
+def test_frames_that_continue_a_message(
+    expected: int, length: int, remaining: int, flags: int, then: int
+) -> None:
     assert after_frame(expected, length, remaining, flags) == then
     assert after_frame(expected, length, remaining, flags | CRC) == then
 

@@ -127,7 +127,7 @@ def after_frame(expected: int, length: int, remaining: int, flags: int) -> int:
     ``expected`` is what was missing before it. Both ends judge by this one function.
     """
     if flags & END_MESSAGE:
-        if remaining or ((expected != BOUNDARY and expected not in (length, UNKNOWN))):
+        if remaining or (expected != BOUNDARY and expected not in (length, UNKNOWN)):
             return ILLEGAL
         return BOUNDARY
     if flags & END_STREAM:

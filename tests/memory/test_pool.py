@@ -324,6 +324,7 @@ class PoolMachine(RuleBasedStateMachine):
         )
         self.live: dict[Buffer, int] = {}
         """Buffers that are out, and the number of their holders."""
+        self.slices: list[tuple[memoryview, Buffer]] = []
         self.given_back = 0
         self.sent_to: dict[int, tuple[Principal, int]] = {}
         """Region address → for whom it went by reference last, and the count of cuts then."""
@@ -375,6 +376,19 @@ class PoolMachine(RuleBasedStateMachine):
             buffer.release()
             self.gone(buffer)
 
+    @rule(buffer=consumes(buffers))
+    def release_while_a_slice_is_alive(self, buffer: Buffer | None) -> None:
+        if buffer is not None and buffer.state == BufferState.FILLING:
+            self.slices.append((buffer.view[:1], buffer))
+            buffer.release()
+
+    @rule()
+    def the_oldest_slice_ends(self) -> None:
+        if self.slices:
+            part, buffer = self.slices.pop(0)
+            part.release()
+            self.gone(buffer)
+
     @rule(principal=st.sampled_from(PRINCIPALS))
     def retire(self, principal: Principal) -> None:
         self.pool.retire(principal)
@@ -418,6 +432,7 @@ class PoolMachine(RuleBasedStateMachine):
         for buffer in self.live:
             held[BufferState(buffer.state)] += self.footprint(buffer)
         assert (stats.filling, stats.in_flight) == (held[BufferState.FILLING], held[BufferState.SENT])
+        assert stats.viewed == held[BufferState.RELEASED]
         assert stats.recycled == self.given_back
         assert stats.free >= 0
         assert stats.peak >= stats.filling + stats.in_flight
@@ -440,6 +455,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert leasing._strangers == len(strangers) <= leasing.stranger_ceiling
 
     def teardown(self) -> None:
+        while self.slices:
+            self.the_oldest_slice_ends()
         for buffer, holders in self.live.items():
             if holders:
                 for _ in range(holders):

@@ -344,6 +344,8 @@ class Pool:
 
     def _entitled(self, waiter: Waiter) -> bool:
         account = waiter.account
+        if account.ceiling >= self._pages:
+            return True  # no quota but the pool itself
         return account.outstanding + sum(map(pages_of, waiter.sizes)) <= account.ceiling
 
     def _take_for(self, waiter: Waiter) -> list[Buffer] | None:

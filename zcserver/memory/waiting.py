@@ -91,17 +91,16 @@ class FairQueue:
         while progress:
             progress = False
             for holder in list(self._turns):
-                if free() < self._smallest:
-                    return
                 line = self._turns[holder]
                 waiter = line[0]
                 if not entitled(waiter):
                     continue
-                buffers = take(waiter)
+                exhausted = free() < self._smallest
+                buffers = None if exhausted else take(waiter)
                 if buffers is not None:
                     self._grant(waiter, line, buffers)
                     progress = True
-                elif self._refuse(waiter):
+                elif self._refuse(waiter) or exhausted:
                     return
 
     def drain(self) -> list[Waiter]:

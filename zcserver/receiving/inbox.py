@@ -85,8 +85,8 @@ class Inbox:
             total = length + remaining if remaining != UNKNOWN else length
             if total > self.max_message:
                 raise MessageTooLargeError(
-                    f"a message of {total} bytes exceeds max_message ({self.max_message} bytes): read it with "
-                    f"receive_into() or chunks(), or raise max_message"
+                    f"a message of {total} bytes exceeds max_message ({self.max_message} bytes): read it "
+                    f"with receive_into() or chunks(), or raise max_message"
                 )
             if remaining != UNKNOWN:
                 self._assembly = self._memory.take(total)
@@ -94,7 +94,8 @@ class Inbox:
                 return
         if self.mode == MESSAGES and self._open_bytes + length > self.max_message:
             raise MessageTooLargeError(
-                f"a message of more than {self._open_bytes} bytes exceeds max_message ({self.max_message} bytes)"
+                f"a message of more than {self._open_bytes} bytes exceeds max_message "
+                f"({self.max_message} bytes): read it with receive_into() or chunks()"
             )
         self._target = self._memory.take(length) if length > SMALL and not self._sink_open() else None
 

@@ -24,7 +24,7 @@ from .memory import SMALL
 _STAGING: Final = 64 * 1024
 _DRAIN: Final = 256 * 1024
 # Bytes read per readiness before other connections get their turn.
-_TURN: Final = 8 << 20
+_TURN: Final = 1 << 20
 
 
 class Receiver:

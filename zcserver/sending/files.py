@@ -24,7 +24,9 @@ class FileRegion:
     duplicated here, so the caller may close its own at once.
     """
 
-    def __init__(self, fd: int, offset: int, nbytes: int, kernel: Kernel, pipes: PipeShare, splices: bool) -> None:
+    def __init__(
+        self, fd: int, offset: int, nbytes: int, kernel: Kernel, pipes: PipeShare, splices: bool
+    ) -> None:
         self._fd = os.dup(fd)
         self._offset = offset
         self.nbytes = nbytes

@@ -33,7 +33,12 @@ class Lanes:
     """The socket's end of the sender: ``train`` holds framed, not yet fully written frames in wire order."""
 
     def __init__(
-        self, sock: socket.socket, kernel: Kernel, pipes: PipeShare, codec: Codec, statistics: TransferStatistics
+        self,
+        sock: socket.socket,
+        kernel: Kernel,
+        pipes: PipeShare,
+        codec: Codec,
+        statistics: TransferStatistics,
     ) -> None:
         self.train: deque[Frame] = deque()
         self.written = 0  # DATA-frame bytes handed to the socket
@@ -133,7 +138,9 @@ class Lanes:
             total += frame.nbytes - frame.sent
             if one_frame:
                 break
-        self._advance(self._kernel.sendmsg(self._sock, buffers), COPY)
+        sent = self._kernel.sendmsg(self._sock, buffers)
+        buffers.clear()  # memory can only come home when no view of it is left
+        self._advance(sent, COPY)
 
     def _send_file(self) -> None:
         frame = self.train[0]
@@ -177,7 +184,7 @@ class Lanes:
                 break
             train.popleft()
             if frame.last and not outgoing.referenced and outgoing.file is None:
-                outgoing.memory_home()  # every byte was copied: the memory is free before the peer acknowledges
+                outgoing.memory_home()  # all of it was copied: free before the peer acknowledges
             if frame.written is not None:
                 frame.written()
         statistics = self._statistics

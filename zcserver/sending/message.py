@@ -124,7 +124,9 @@ class Frame:
         "written",
     )
 
-    def __init__(self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None", position: int) -> None:
+    def __init__(
+        self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None", position: int
+    ) -> None:
         start = outgoing.framed
         self.outgoing = outgoing
         self.start = start  # the payload's offset in its message

@@ -181,16 +181,18 @@ class Sender:
         if slab is not None and not slab.live:
             slab.buffer.home()
 
-    def _frame_file(self, channel: Channel, region: FileRegion, outgoing: Outgoing, size: int) -> Frame | None:
+    def _frame_file(
+        self, channel: Channel, region: FileRegion, outgoing: Outgoing, size: int
+    ) -> Frame | None:
         assert self.offload is not None
 
         def resume() -> None:
             self.make_ready(channel)
             self.resume()
 
-        if not region.ready and region.error is None and size:
-            if region.filling or not region.prepare(size, self.offload, resume):
-                return None
+        due = not region.ready and region.error is None and size
+        if due and (region.filling or not region.prepare(size, self.offload, resume)):
+            return None
         if region.error is not None:
             self.failed(channel, region.error)
             return None

@@ -75,7 +75,12 @@ class FileServer:
                 self._idle.set()
         seconds = time.monotonic() - begin
         _log.info(
-            "%s %s %s: %d bytes in %.3f s", stream.connection.name, stream.method, shown(stream.path), nbytes, seconds
+            "%s %s %s: %d bytes in %.3f s",
+            stream.connection.name,
+            stream.method,
+            shown(stream.path),
+            nbytes,
+            seconds,
         )
 
     async def drain(self) -> None:
@@ -111,11 +116,10 @@ class FileServer:
         return nbytes
 
     async def _digest(self, stream: Stream) -> int:
-        file = await _in_thread(self._root.open_file, stream.path)
         abandoned = threading.Event()
         try:
-            digest = await _in_thread(
-                _hash, file, stream.path, abandoned, limiter=self._hashers, abandon_on_cancel=True
+            file, digest = await _in_thread(
+                _hash, self._root, stream.path, abandoned, limiter=self._hashers, abandon_on_cancel=True
             )
         except BaseException:
             abandoned.set()
@@ -127,13 +131,16 @@ class FileServer:
 
 def _check(file: OpenFile, path: str) -> None:
     if not file.unchanged():
-        raise StreamResetError(ErrorCode.CHANGED, f"{shown(path)} was changed while it was read: fetch it again")
+        raise StreamResetError(
+            ErrorCode.CHANGED, f"{shown(path)} was changed while it was read: fetch it again"
+        )
 
 
-def _hash(file: OpenFile, path: str, abandoned: threading.Event) -> str:
-    """The file's SHA-256 in hexadecimal; closes it, here in the thread that uses it."""
+def _hash(root: Root, path: str, abandoned: threading.Event) -> tuple[OpenFile, str]:
+    """The file (closed again) and its SHA-256 in hexadecimal. Stops early when nobody waits any more."""
     hasher = hashlib.new(ALGORITHM)
     piece = memoryview(bytearray(_HASHED_PIECE))
+    file = root.open_file(path)
     try:
         position = 0
         while not abandoned.is_set() and (count := os.preadv(file.fd, [piece], position)):
@@ -142,4 +149,4 @@ def _hash(file: OpenFile, path: str, abandoned: threading.Event) -> str:
         _check(file, path)
     finally:
         file.close()
-    return hasher.hexdigest()
+    return file, hasher.hexdigest()

@@ -8,7 +8,7 @@ from typing import Final
 
 from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape
 
-from .paths import Root
+from .paths import Root, confined
 
 # Gone or replaced since its parent was read: then it is not there. The rest is told in the listing.
 _VANISHED: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -36,7 +36,7 @@ class Listing:
         """All entries: a directory comes right before its content."""
         below = _names(top)
         # Folders are opened again from the root, so that a deep tree holds no descriptors.
-        base = _without_slashes(self._path)
+        base = confined(self._path) + b"/"
         waiting = [(b"", name, status) for name, status in reversed(below)]
         while waiting:
             parent, name, status = waiting.pop()
@@ -53,13 +53,6 @@ class Listing:
                 continue
             yield entry
             waiting += [(path + b"/", inner, found) for inner, found in reversed(below)]
-
-
-def _without_slashes(path: str) -> bytes:
-    from zcserver.file_protocol import unescape
-
-    parts = [part for part in unescape(path).split(b"/") if part not in (b"", b".")]
-    return b"".join(part + b"/" for part in parts)
 
 
 def _names(directory: int) -> list[tuple[bytes, os.stat_result]]:

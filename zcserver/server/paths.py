@@ -30,7 +30,7 @@ _SHOWN: Final = 200
 
 
 class OpenFile:
-    """An open regular file: descriptor, ``size`` (bytes), ``mtime_ns`` and ``validator`` when it was opened."""
+    """An open regular file: ``fd``, and ``size`` (bytes), ``mtime_ns``, ``validator`` from its opening."""
 
     __slots__ = ("fd", "mtime_ns", "size", "validator")
 
@@ -77,7 +77,8 @@ class Root:
     def open_file(self, path: str) -> OpenFile:
         """The regular file at ``path`` (as it came over the wire); StreamResetError says why not."""
         with _refusals(path):
-            fd = self.open(_confined(path), _READ)
+            # A slash at the end asks for a directory, as it does everywhere else.
+            fd = self.open(confined(path) + (b"/." if path.endswith("/") else b""), _READ)
             try:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
@@ -91,16 +92,17 @@ class Root:
         """A descriptor of the directory at ``path`` (as it came over the wire), for ``os.scandir``."""
         with _refusals(path):
             try:
-                return self.open(_confined(path), _DIRECTORY)
+                return self.open(confined(path), _DIRECTORY)
             except NotADirectoryError:
                 raise StreamResetError(ErrorCode.REFUSED, f"{shown(path)} is not a directory") from None
 
     def open_listed(self, path: bytes) -> int:
         """As :meth:`open_directory`, for a relative path that a listing came by; OSError if it fails."""
-        return self.open(path or b".", _DIRECTORY | os.O_NOFOLLOW)
+        return self.open(path, _DIRECTORY | os.O_NOFOLLOW)
 
     def open(self, path: bytes, flags: int) -> int:
         """A descriptor for a relative path without ``..``, resolved beneath the root; OSError if it fails."""
+        path = path.lstrip(b"/") or b"."
         for _ in range(_RACES):
             try:
                 return self._kernel.openat2(self._fd, path, flags, 0, _RESOLVE)
@@ -125,17 +127,18 @@ class Root:
             os.close(directory)
 
 
-def _confined(path: str) -> bytes:
-    """The path relative to the root. The kernel guards the way; this makes the refusals readable."""
+def confined(path: str) -> bytes:
+    """A peer's path relative to the root, ``b""`` for the root itself; StreamResetError if it has none.
+
+    The kernel guards the way in any case; this makes the refusals readable.
+    """
     raw = unescape(path)
     if b"\0" in raw:
         raise StreamResetError(ErrorCode.REFUSED, f"{shown(path)} holds a zero byte: no file has such a name")
     parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} holds '..': name the path from the root")
-    # A slash at the end asks for a directory, as it does everywhere else.
-    directory = b"/." if parts and raw.endswith(b"/") else b""
-    return b"/".join(parts) + directory or b"."
+    return b"/".join(parts)
 
 
 @contextlib.contextmanager
@@ -148,12 +151,18 @@ def _refusals(path: str) -> Iterator[None]:
             case errno.ENOENT | errno.ENOTDIR:
                 raise StreamResetError(ErrorCode.NOT_FOUND, f"no such file: {shown(path)}") from error
             case errno.EACCES | errno.EPERM:
-                raise StreamResetError(ErrorCode.FORBIDDEN, f"the server may not read {shown(path)}") from error
+                raise StreamResetError(
+                    ErrorCode.FORBIDDEN, f"the server may not read {shown(path)}"
+                ) from error
             case errno.EXDEV | errno.ELOOP:
-                reason = f"{shown(path)} is a symbolic link that is not followed: it leads out, or in a circle"
+                reason = (
+                    f"{shown(path)} is a symbolic link that is not followed: it leads out, or in a circle"
+                )
                 raise StreamResetError(ErrorCode.FORBIDDEN, reason) from error
             case errno.ENXIO | errno.ENODEV:
-                raise StreamResetError(NOT_A_FILE, f"{shown(path)} is a socket or device, not a file") from error
+                raise StreamResetError(
+                    NOT_A_FILE, f"{shown(path)} is a socket or device, not a file"
+                ) from error
             case errno.ENAMETOOLONG:
                 raise StreamResetError(ErrorCode.NOT_FOUND, f"the path is too long: {shown(path)}") from error
             case _:

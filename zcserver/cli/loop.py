@@ -1,0 +1,73 @@
+"""The command line's event loop, and how SIGINT and SIGTERM end what runs in it."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Final, TypeVar, TypeVarTuple
+
+import anyio
+
+from .exits import CommandError, ExitCode
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
+    """Run ``work`` on uvloop: a loop of this run's own, not a policy for the process."""
+    return anyio.run(work, *arguments, backend="asyncio", backend_options={"use_uvloop": True})
+
+
+class Interruption:
+    """As a context manager it catches SIGINT and SIGTERM; each cancels what runs in ``cancels()``.
+
+    ``signal`` is the first that came. One that comes between two blocks cancels the next.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._unused = False
+
+    def __enter__(self) -> "Interruption":
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._caught, number)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def _caught(self, number: signal.Signals) -> None:
+        self.signal = self.signal or number
+        if self._scope is not None:
+            self._scope.cancel()
+        else:
+            self._unused = True
+
+    @contextlib.contextmanager
+    def cancels(self) -> Iterator[None]:
+        """The body is cancelled by a signal, cleans up, and the program goes on behind it."""
+        with anyio.CancelScope() as scope:
+            if self._unused:
+                self._unused = False
+                scope.cancel()
+            self._scope = scope
+            try:
+                yield
+            finally:
+                self._scope = None
+
+    def raise_if_caught(self) -> None:
+        """CommandError with the signal's exit code if one came."""
+        if self.signal is signal.SIGINT:
+            raise CommandError("interrupted", ExitCode.INTERRUPTED)
+        if self.signal is not None:
+            raise CommandError("terminated", ExitCode.TERMINATED)

@@ -1,0 +1,60 @@
+"""What several commands share: sizes and lanes on the command line, amounts in the output."""
+
+import re
+from typing import Annotated, Final
+
+import typer
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_LANES: Final = ("vmsplice", "file", "copy")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``64M``, ``1.5GiB`` or ``4096``; units are powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; write 4096, 64M or 1.5G")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].upper()])
+
+
+def parse_lanes(text: str) -> str:
+    """Check a comma-separated list of lanes."""
+    unknown = set(text.replace(" ", "").split(",")) - set(_LANES) - {""}
+    if unknown:
+        raise typer.BadParameter(f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(_LANES)}")
+    return text
+
+
+def lanes_of(text: str) -> tuple[str, ...] | None:
+    """The lanes for a ``Context``; None (nothing given) leaves the choice to it."""
+    return tuple(lane for lane in text.replace(" ", "").split(",") if lane) or None
+
+
+LanesOption = Annotated[
+    str,
+    typer.Option(
+        "--lanes",
+        metavar="LANES",
+        envvar="ZCSERVER_LANES",
+        callback=parse_lanes,
+        help="Use only these ways to send, e.g. 'copy' or 'file,copy'. Default: all that work here.",
+    ),
+]
+
+
+def amount(nbytes: float) -> str:
+    """Bytes as people read them: ``1.50 GiB``."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} bytes" if unit == "bytes" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.2f} GiB"
+
+
+def rate(nbytes: int, seconds: float) -> str:
+    """``2.31 GiB/s``; slower ones in MiB/s."""
+    per_second = nbytes / max(seconds, 1e-9)
+    if per_second < 1 << 30:
+        return f"{per_second / (1 << 20):.1f} MiB/s"
+    return f"{per_second / (1 << 30):.2f} GiB/s"
