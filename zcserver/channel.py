@@ -24,6 +24,7 @@ class Channel:
 
     __slots__ = (
         "error",
+        "handled",
         "inbox",
         "last_completion",
         "on_news",
@@ -44,6 +45,7 @@ class Channel:
         self.outgoing: deque[Outgoing] = deque()
         self.ready = False
         self.queued = 0
+        self.handled = False  # a handler works on it: closing waits for that
         self.starving = False  # waits for receive memory before it may grant credit
         self.reply: dict[str, object] | None = None
         self.last_completion: Completion | None = None  # of the message that ended our side

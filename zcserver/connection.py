@@ -69,6 +69,8 @@ class Connection:
         self.offload = self._loop.offload
         self.time = self._loop.time
         self._closed = anyio.Event()
+        self._is_over = False
+        self._acquiring: set[anyio.CancelScope] = set()
         self._changed = anyio.Event()
         self.engine = Engine(sock, role, context, self.principal, self)
         self.engine.statistics.congestion_control = prepared.congestion or ""
@@ -86,14 +88,14 @@ class Connection:
     async def established(self) -> None:
         """Wait for the handshake. Raises HandshakeError when the other end does not speak ZCP/1."""
         while self.engine.codec.peer is None:
-            if self._closed.is_set():
+            if self._is_over:
                 raise self.engine.error or ConnectionLostError(f"{self.name} is closed")
             await self._wait_for_change()
 
     async def open(self, method: str, path: str, **args: Any) -> Stream:
         """Open a stream; waits while the peer allows no more of them. ``args`` are JSON scalars."""
         while True:
-            self.engine.check_usable()
+            self.engine.check_alive()
             try:
                 channel = self.engine.open(method, path, args)
             except TooManyStreams:
@@ -108,23 +110,28 @@ class Connection:
         naming who holds the memory, after ``timeout`` seconds (default: the context's
         ``memory_seconds``), and RequestTooLargeError for what can never be free.
         """
-        context = self.context
-        buffer = context.pool.try_acquire(nbytes, self.principal, self.name, context.by_reference)
-        if buffer is not None:
-            return buffer
-        self.engine.check_usable()
-        return await context.pool.acquire(
-            nbytes, self.principal, self.name, context.memory_seconds if timeout is None else timeout,
-            context.by_reference,
-        )  # fmt: skip
+        if not self._is_over:
+            context = self.context
+            buffer = context.pool.try_acquire(nbytes, self.principal, self.name, context.by_reference)
+            if buffer is not None:
+                return buffer
+        return (await self.acquire_many([nbytes], timeout))[0]
 
     async def acquire_many(self, sizes: list[int], timeout: float | None = None) -> list[Buffer]:
-        """All of these buffers or none: never holds some while waiting for the others."""
+        """All of these buffers or none: never holds some while it waits for the others. See ``acquire``."""
+        self.engine.check_alive()
         context = self.context
-        return await context.pool.acquire_many(
-            sizes, self.principal, self.name, context.memory_seconds if timeout is None else timeout,
-            context.by_reference,
-        )  # fmt: skip
+        seconds = context.memory_seconds if timeout is None else timeout
+        with anyio.CancelScope() as scope:
+            self._acquiring.add(scope)
+            try:
+                return await context.pool.acquire_many(
+                    sizes, self.principal, self.name, seconds, context.by_reference
+                )
+            finally:
+                self._acquiring.discard(scope)
+        self.engine.check_alive()  # the scope was cancelled because the connection ended
+        raise ConnectionLostError(f"the connection {self.name} ended while memory was waited for")
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Deliver what is queued, take leave, close; abort after ``timeout`` seconds.
@@ -143,7 +150,7 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        return self._closed.is_set()
+        return self._is_over
 
     async def wait_closed(self) -> None:
         """Wait until the connection is over, for whatever reason."""
@@ -168,6 +175,7 @@ class Connection:
             self.engine.reset(channel, ErrorCode.REFUSED, "this end accepts no streams")
             return
         self.engine.grant_first(channel)
+        channel.handled = True
         self._tasks.start_soon(self._handle, Stream(self, channel))
 
     async def _handle(self, stream: Stream) -> None:
@@ -177,11 +185,11 @@ class Connection:
         except StreamResetError as error:
             stream.reset(error.code, error.reason)
         except ConnectionLostError as error:
-            _log.debug("%r: %s", stream, error)
+            _log.debug("%r: %s", stream, error)  # the same error reaches whoever waits on the connection
         except Exception:  # noqa: BLE001 – the application's: it costs this stream, not the connection
             _log.exception("the handler of %r failed", stream)
             stream.reset(ErrorCode.INTERNAL, "the handler failed")
-        else:
+        finally:
             stream.finish()
 
     def changed(self) -> None:
@@ -191,6 +199,9 @@ class Connection:
         self._loop.detach()
 
     def closed(self, error: BaseException | None) -> None:
+        self._is_over = True
+        for scope in self._acquiring:
+            scope.cancel()
         self._closed.set()
         self._changed.set()
         self._on_closed(self)

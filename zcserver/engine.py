@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from zcserver_protocol import events
 from zcserver_protocol.codec import Codec
 from zcserver_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TooManyStreams
+from zcserver_protocol.frames import FEATURE_CRC32C
 from zcserver_protocol.states import UNANSWERED
 from zcserver_protocol.streams import Args, StreamState
 
@@ -139,6 +140,7 @@ class Engine:
         )
         self._unflushed = 0
         self._flush_scheduled = False
+        self._watching = False  # the codec's clock for missing acknowledgements runs
         self._writer_armed = False
         self._wake = float("inf")
         self._credit_step = context.stream_window // 4
@@ -219,6 +221,9 @@ class Engine:
         self._arm_timer()
 
     def _arm_timer(self) -> None:
+        if self._watching is not bool(self.sender.ledger):
+            self._watching = not self._watching
+            self.codec.tick(self._driver.time(), False)
         deadline = self.codec.deadline()
         wanted = self._close_deadline if deadline is None else min(deadline, self._close_deadline)
         if wanted < self._wake:
@@ -227,15 +232,12 @@ class Engine:
 
     # -- what the application's side calls -----------------------------------------------------------
 
-    def check_usable(self) -> None:
-        """Raise what ended the connection, or MisuseError when it is being closed."""
-        if self.phase is Phase.RUNNING:
-            return
+    def check_alive(self) -> None:
+        """Raise what ended the connection, if anything did."""
         if self.error is not None:
             raise self.error.with_traceback(None)
-        raise MisuseError(
-            f"the connection {self.name} is being closed: no new stream or message can be sent on it"
-        )
+        if self.phase is Phase.CLOSED:
+            raise ConnectionLostError(f"the connection {self.name} is closed")
 
     def open(self, method: str, path: str, args: Args) -> Channel:
         """Open a stream. Raises TooManyStreams when the peer allows no more now, MisuseError for bad args."""
@@ -370,6 +372,10 @@ class Engine:
                 channel.peer_commits = event.count
                 channel.on_news()
             case events.Hello():
+                if self._context.checksum is not None and FEATURE_CRC32C not in event.features:
+                    reason = "integrity mode is required here, and the peer does not offer crc32c"
+                    self.codec.goaway(ErrorCode.INTEGRITY, reason)
+                    raise RemoteProtocolError(ErrorCode.INTEGRITY, reason)
                 self.sender.max_frame = min(self.sender.max_frame, event.limits.max_frame)
                 self._driver.changed()
             case events.Goaway():
@@ -412,6 +418,8 @@ class Engine:
             delivered = not self.sender.ledger
             for state in list(codec.streams.values()):
                 channel: Channel = state.owner
+                if channel.handled:
+                    continue  # a handler still works on it: running transfers are finished first
                 if channel.last_completion is None:
                     self.send(channel, end_marker())
                 elif delivered and not channel.outgoing:

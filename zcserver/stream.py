@@ -136,7 +136,7 @@ class Stream:
             raise channel.error.with_traceback(None)
         if channel.last_completion is not None:
             raise MisuseError(f"{self!r} was ended: no message can be sent after end=True or end()")
-        self._engine.check_usable()
+        self._engine.check_alive()
 
     async def send_file(
         self, file: Any, offset: int = 0, nbytes: int | None = None, *, end: bool = False
@@ -346,6 +346,8 @@ class Stream:
         """The handler has returned: end our side; once that is delivered, stop the peer's if it goes on."""
         channel = self._channel
         engine = self._engine
+        channel.handled = False
+        engine.flush_soon()
         if channel.error is not None or engine.error is not None:
             return
 

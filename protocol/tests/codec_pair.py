@@ -3,10 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
 from zcserver_protocol.codec import Codec, Limits
 from zcserver_protocol.events import Data, Event
 from zcserver_protocol.frames import HEADER_SIZE, PREFACE
 from zcserver_protocol.streams import StreamState
+
+# Examples are not judged by how long they take: the machine may be busy.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass

@@ -21,7 +21,7 @@ def refused(codec: Codec, call: Callable[[], object], kind: type[Exception] = Lo
     return str(caught.value)
 
 
-# -- the handshake ------------------------------------------------------------------------------------------
+# -- the handshake ---------------------------------------------------------------------------------------
 
 
 def test_a_client_speaks_first_and_a_server_only_to_a_client() -> None:
@@ -97,7 +97,7 @@ def test_the_largest_hello_fits_its_limit() -> None:
     assert server.codec.peer is not None
 
 
-# -- the caller's mistakes change nothing ---------------------------------------------------------------------
+# -- the caller's mistakes change nothing ----------------------------------------------------------------
 
 
 def test_nothing_is_legal_before_the_handshake() -> None:
@@ -298,7 +298,7 @@ def test_written_never_exceeds_framed() -> None:
     refused(client.codec, lambda: client.codec.data_written(-1))
 
 
-# -- what is queued ------------------------------------------------------------------------------------------
+# -- what is queued --------------------------------------------------------------------------------------
 
 
 def types(control: bytes) -> list[int]:
@@ -373,7 +373,7 @@ def test_acknowledging_nothing_new_says_nothing() -> None:
     assert len(client.of(events.Acked)) == 1
 
 
-# -- what a peer can make us queue is bounded ------------------------------------------------------------------
+# -- what a peer can make us queue is bounded ------------------------------------------------------------
 
 
 def test_pings_without_reading_the_pongs_end_the_connection() -> None:
@@ -405,7 +405,7 @@ def test_at_most_sixteen_pings_of_ours_are_unanswered() -> None:
     assert [pong.token for pong in client.of(events.Pong) if isinstance(pong, events.Pong)] == list(range(16))
 
 
-# -- integrity ------------------------------------------------------------------------------------------------
+# -- integrity -------------------------------------------------------------------------------------------
 
 
 def test_checksums_travel_when_both_ends_can_verify_them() -> None:
@@ -419,7 +419,7 @@ def test_checksums_travel_when_both_ends_can_verify_them() -> None:
     assert (event.crc, event.flags) == (0xFFFFFFFF, END_MESSAGE | CRC)
 
 
-# -- time -----------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------------
 
 
 def test_a_handshake_that_does_not_come_ends_the_connection() -> None:
@@ -476,7 +476,7 @@ def test_the_acknowledgement_deadline_measures_lack_of_progress_not_age() -> Non
     assert caught.value.code is ErrorCode.TIMEOUT
 
 
-# -- the end --------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------------
 
 
 def test_ending_with_an_error_drops_what_was_queued_and_says_why() -> None:

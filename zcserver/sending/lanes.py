@@ -73,7 +73,10 @@ class Lanes:
         pipe = self._pipes.take()
         slots = pipe.slots if pipe.slots < PIECE_SLOTS else PIECE_SLOTS
         count, total, frames = self._gather(slots, one_frame)
-        if total < REFERENCE_THRESHOLD or slots < WORTHWHILE_SLOTS:
+        # (The rest of a message that began to go by reference follows it, however short it is.)
+        if (
+            total < REFERENCE_THRESHOLD and not self.train[0].outgoing.referenced
+        ) or slots < WORTHWHILE_SLOTS:
             self._send_copies(one_frame, REFERENCE)
             return
         sent = 0

@@ -1,0 +1,279 @@
+"""A peer that a test plays itself: it speaks ZCP/1 through the codec, and reads only when it is told to.
+
+That is the gate of the safety tests: whatever the sender has put into the socket stays there, acknowledged
+by TCP or not, until the test lets its peer read.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+import zcserver
+from zcserver.context import Context
+from zcserver.stream import Stream
+from zcserver_protocol.codec import Codec, Limits
+from zcserver_protocol.events import Data
+from zcserver_protocol.frames import END_MESSAGE, END_STREAM, HEADER_SIZE
+from zcserver_protocol.streams import StreamState
+
+MIB = 1 << 20
+# Seconds after which something that should happen is held to have hung. Mutants are given less.
+DEADLINE = float(os.environ.get("ZCSERVER_TEST_DEADLINE", "60"))
+
+
+def deadline() -> Any:
+    """Cut what hangs; a test that hangs fails with TimeoutError."""
+    return anyio.fail_after(DEADLINE)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let everything else run until ``condition`` holds. Put it under a ``deadline``."""
+    while not condition():
+        await anyio.lowlevel.checkpoint()
+
+
+class RawPeer:
+    """One end of a connection. ``read_now`` takes what is there, ``flush`` writes the control frames due.
+
+    ``messages`` are the whole messages by stream id, ``log`` the arrivals in order: names of events, and
+    ``("DATA", stream, payload bytes)`` for each whole frame.
+    """
+
+    def __init__(self, sock: socket.socket, role: str = "client", limits: Limits | None = None) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.codec = Codec(role, limits or Limits(), 0.0)
+        self.messages: dict[int, list[bytes]] = {}
+        self.log: list[Any] = []
+        self.events: list[Any] = []
+        self.fin = False
+        self._partial: dict[int, bytearray] = {}
+        self._staged = b""
+        self._frame = (0, 0, 0)  # stream id (0: finished), flags, length
+
+    # -- the connection ------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, port: int, limits: Limits | None = None, *, host: str = "127.0.0.1") -> "RawPeer":
+        """Dial a server, and have the handshake done when this returns."""
+        peer = cls(dial(port, host), "client", limits)
+        try:
+            await peer.shake_hands()
+        except BaseException:
+            peer.close()
+            raise
+        return peer
+
+    async def shake_hands(self) -> None:
+        await self.flush()
+        while self.codec.peer is None:
+            await self.read()
+            await self.flush()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> "RawPeer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def read_now(self, most: int = 1 << 62) -> int:
+        """Read and understand what is in the socket, at most ``most`` bytes; return how many there were."""
+        total = 0
+        while total < most and not self.fin:
+            try:
+                data = self.sock.recv(min(1 << 18, most - total))
+            except BlockingIOError:
+                break
+            self.fin = not data
+            total += len(data)
+            self._parse(data)
+        return total
+
+    async def read(self) -> int:
+        """As ``read_now``, after waiting until there is something."""
+        await anyio.wait_readable(self.sock)
+        return self.read_now()
+
+    async def read_until(self, condition: Callable[[], object], *, acknowledge: bool = True) -> None:
+        """Read on, acknowledging everything (or only granting and answering), until ``condition`` holds."""
+        while not condition():
+            if self.fin:
+                raise EOFError("the other end has closed its side")
+            await self.read()
+            await self.answer(acknowledge)
+
+    async def answer(self, acknowledge: bool = True) -> None:
+        if acknowledge:
+            self.codec.acknowledge()
+        await self.flush()
+
+    def _parse(self, data: bytes) -> None:
+        codec = self.codec
+        view = memoryview(self._staged + data if self._staged else data)
+        position = 0
+        while position < len(view):
+            if codec.payload_left:
+                step = min(codec.payload_left, len(view) - position)
+                self.landed(self._frame[0], view[position : position + step])
+                position += step
+                if codec.payload_received(step):
+                    self._frame_done()
+            elif len(view) - position < codec.needs:
+                break
+            else:
+                event = codec.feed(view[position : (position := position + codec.needs)])
+                if event.__class__ is Data:
+                    stream = event.stream.id if event.stream is not None else 0
+                    self._frame = (stream, event.flags, event.length)
+                    if not event.length:
+                        self._frame_done()
+                elif event is not None:
+                    self.events.append(event)
+                    self.log.append(type(event).__name__)
+        self._staged = bytes(view[position:])
+
+    def landed(self, stream: int, payload: memoryview) -> None:
+        self._partial.setdefault(stream, bytearray()).extend(payload)
+
+    def _frame_done(self) -> None:
+        stream, flags, length = self._frame
+        self.log.append(("DATA", stream, length))
+        if flags & END_MESSAGE and stream:
+            self.message(stream)
+
+    def message(self, stream: int) -> None:
+        self.messages.setdefault(stream, []).append(bytes(self._partial.pop(stream, b"")))
+
+    def partial(self, stream: int) -> bytes:
+        """What has arrived of an unfinished message."""
+        return bytes(self._partial.get(stream, b""))
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    async def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.sock.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self.sock)
+
+    async def flush(self) -> None:
+        await self.write(self.codec.take_control())
+
+    async def open(self, credit: int = 1 << 40, path: str = "/") -> StreamState:
+        stream = self.codec.open("GET", path, {}, credit)
+        await self.flush()
+        return stream
+
+    async def send(self, stream: StreamState, payload: bytes, *, end: bool = False) -> None:
+        """One message, in frames as large as credit allows; reads (and acknowledges) while it waits."""
+        sent = 0
+        while True:
+            while (size := min(self.codec.sendable(stream), len(payload) - sent)) <= 0 and (size < 0 or payload):
+                await self.read()
+                await self.answer()
+            left = len(payload) - sent - size
+            flags = 0 if left else END_MESSAGE | (END_STREAM if end else 0)
+            header = bytearray(HEADER_SIZE)
+            self.codec.data_header_into(header, 0, stream, size, left, flags, 0)
+            self.codec.data_written(HEADER_SIZE + size)
+            await self.write(bytes(header) + payload[sent : sent + size])
+            sent += size
+            if not left:
+                return
+
+
+def dial(port: int, host: str = "127.0.0.1", receive_buffer: int = 0) -> socket.socket:
+    """A connected socket: the kernel's queue accepts it at once."""
+    sock = socket.socket()
+    try:
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+class Served:
+    """A server under test; its handlers leave their streams to the test."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.server: Any = None
+        self.peers: list[RawPeer] = []
+
+    @property
+    def port(self) -> int:
+        port: int = self.server.port
+        return port
+
+    async def peer(self, credit: int = 1 << 40, limits: Limits | None = None) -> tuple[Stream, RawPeer, StreamState]:
+        """A new raw peer with one stream; our end of it, the peer, and its end."""
+        peer = await RawPeer.connect(self.port, limits)
+        self.peers.append(peer)
+        ours, theirs = await self.stream(peer, credit)
+        return ours, peer, theirs
+
+    async def stream(self, peer: RawPeer, credit: int = 1 << 40) -> tuple[Stream, StreamState]:
+        known = len(self.streams)
+        theirs = await peer.open(credit)
+        await until(lambda: len(self.streams) > known)
+        return self.streams[known], theirs
+
+
+@asynccontextmanager
+async def serving(context: Context, **settings: Any) -> AsyncIterator[Served]:
+    """Serve, under the deadline, and drop everything at the end: raw peers take no leave."""
+    served = Served()
+    over = anyio.Event()
+
+    async def handler(stream: Stream) -> None:
+        served.streams.append(stream)
+        await over.wait()
+
+    with deadline():
+        async with zcserver.serve(handler, port=0, context=context, **settings) as served.server:
+            try:
+                yield served
+            finally:
+                for connection in list(served.server.connections):
+                    connection.abort()
+                for peer in served.peers:
+                    peer.close()
+                over.set()
+
+
+def at_rest(stream: Stream) -> bool:
+    """Our engine has done all it can: everything is in the socket, or the socket takes no more."""
+    engine = stream.connection.engine
+    return not engine._flush_scheduled and (engine._writer_armed or not engine.sender._ready or _limited(engine))
+
+
+def _limited(engine: Any) -> bool:
+    """Nothing is left to write that the window lets out."""
+    return not engine._lanes.train
+
+
+def in_socket(stream: Stream) -> bool:
+    """Everything queued is in the socket and acknowledged by the peer's TCP (not by the peer)."""
+    engine = stream.connection.engine
+    context = stream.connection.context
+    return (
+        not stream._channel.outgoing
+        and engine.sender.ahead == 0
+        and context.kernel.unacknowledged(engine._sock) == 0
+    )

@@ -1,0 +1,73 @@
+"""The peer's socket holds our very pages, whatever TCP has acknowledged; and nothing was copied to get there."""
+
+import pytest
+
+from tests.raw_peer import MIB, in_socket, serving, until
+from zcserver.kernel.calls import span
+
+pytestmark = pytest.mark.anyio
+SIZE = 64 * 1024  # fits the peer's receive buffer with room to spare
+
+
+async def fill(connection, size, byte):
+    buffer = await connection.acquire(size)
+    buffer.view[:] = byte * size
+    return buffer
+
+
+async def test_what_is_written_after_tcp_acknowledged_is_what_the_peer_reads(make_context):
+    context = make_context()
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        connection = stream.connection
+        # A stranger's pages travel by reference once it holds a megabyte.
+        with await connection.acquire(MIB):
+            buffer = await fill(connection, SIZE, b"A")
+            completion = await stream.send(buffer)
+            await until(lambda: in_socket(stream))
+            assert not completion.done
+            span(buffer.address, SIZE)[:] = b"B" * SIZE
+            await peer.read_until(lambda: theirs.id in peer.messages)
+            await completion.wait()
+        by_reference = context.capabilities.vmsplice == "reference"
+        assert peer.messages[theirs.id] == [(b"B" if by_reference else b"A") * SIZE]
+        statistics = connection.statistics
+        assert statistics.copied_bytes == (0 if by_reference else SIZE)
+        assert statistics.reference_bytes == (SIZE if by_reference else 0)
+
+
+async def test_megabytes_go_by_reference_without_a_copied_byte(make_context):
+    context = make_context()
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        connection = stream.connection
+        messages = [bytes([65 + index]) * MIB for index in range(8)]
+        completions = []
+        for message in messages:
+            buffer = await fill(connection, MIB, message[:1])
+            completions.append(await stream.send(buffer))
+        await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == len(messages))
+        await completions[-1].wait()
+        assert peer.messages[theirs.id] == messages
+        total = len(messages) * MIB
+        statistics = connection.statistics
+        assert statistics.reference_bytes + statistics.copied_bytes == total
+        if context.by_reference:
+            assert statistics.copied_bytes == 0
+
+
+async def test_the_pages_of_a_file_are_in_flight_in_the_same_sense(make_context, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"A" * SIZE)
+    context = make_context()
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        with path.open("r+b", buffering=0) as file:
+            completion = await stream.send_file(file)
+            await until(lambda: in_socket(stream))
+            file.write(b"B" * SIZE)
+        await peer.read_until(lambda: theirs.id in peer.messages)
+        await completion.wait()
+        assert peer.messages[theirs.id] == [b"B" * SIZE]
+        assert stream.connection.statistics.file_bytes == SIZE
+        assert stream.connection.statistics.copied_bytes == 0
