@@ -7,7 +7,7 @@ by TCP or not, until the test lets its peer read.
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -211,34 +211,52 @@ def dial(port: int, host: str = "127.0.0.1", receive_buffer: int = 0) -> socket.
 class Served:
     """A server under test; its handlers leave their streams to the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: "Link") -> None:
         self.streams: list[Stream] = []
         self.server: Any = None
         self.peers: list[RawPeer] = []
+        self._link = link
 
-    @property
-    def port(self) -> int:
-        port: int = self.server.port
-        return port
-
-    async def peer(self, credit: int = 1 << 40, limits: Limits | None = None) -> tuple[Stream, RawPeer, StreamState]:
-        """A new raw peer with one stream; our end of it, the peer, and its end."""
-        peer = await RawPeer.connect(self.port, limits)
+    async def peer(
+        self, credit: int = 1 << 40, limits: Limits | None = None, kind: type[RawPeer] = RawPeer
+    ) -> tuple[Stream, Any, StreamState]:
+        """A new raw peer with one stream: our end of the stream, the peer, and its end of the stream."""
+        with self._link.client_side():
+            sock = dial(self.server.port, self._link.host)
+        peer = kind(sock, "client", limits)
         self.peers.append(peer)
+        await peer.shake_hands()
         ours, theirs = await self.stream(peer, credit)
         return ours, peer, theirs
 
     async def stream(self, peer: RawPeer, credit: int = 1 << 40) -> tuple[Stream, StreamState]:
+        """One more stream of this peer."""
         known = len(self.streams)
         theirs = await peer.open(credit)
         await until(lambda: len(self.streams) > known)
         return self.streams[known], theirs
 
 
+class Link:
+    """Where the two ends are: here, both on the loopback interface."""
+
+    host = "127.0.0.1"
+
+    def server_side(self) -> Any:
+        """Sockets made in this block are the server's."""
+        return nullcontext()
+
+    def client_side(self) -> Any:
+        return nullcontext()
+
+
+LOOPBACK = Link()
+
+
 @asynccontextmanager
-async def serving(context: Context, **settings: Any) -> AsyncIterator[Served]:
+async def serving(context: Context, link: Link = LOOPBACK, **settings: Any) -> AsyncIterator[Served]:
     """Serve, under the deadline, and drop everything at the end: raw peers take no leave."""
-    served = Served()
+    served = Served(link)
     over = anyio.Event()
 
     async def handler(stream: Stream) -> None:
@@ -246,7 +264,11 @@ async def serving(context: Context, **settings: Any) -> AsyncIterator[Served]:
         await over.wait()
 
     with deadline():
-        async with zcserver.serve(handler, port=0, context=context, **settings) as served.server:
+        async with AsyncExitStack() as stack:
+            with link.server_side():
+                served.server = await stack.enter_async_context(
+                    zcserver.serve(handler, link.host, 0, context=context, **settings)
+                )
             try:
                 yield served
             finally:
@@ -258,22 +280,16 @@ async def serving(context: Context, **settings: Any) -> AsyncIterator[Served]:
 
 
 def at_rest(stream: Stream) -> bool:
-    """Our engine has done all it can: everything is in the socket, or the socket takes no more."""
+    """Our engine has done all it can: everything is in the socket, or the socket or the window is full."""
     engine = stream.connection.engine
-    return not engine._flush_scheduled and (engine._writer_armed or not engine.sender._ready or _limited(engine))
-
-
-def _limited(engine: Any) -> bool:
-    """Nothing is left to write that the window lets out."""
-    return not engine._lanes.train
+    return not engine._flush_scheduled and (engine._writer_armed or not engine._lanes.train)
 
 
 def in_socket(stream: Stream) -> bool:
     """Everything queued is in the socket and acknowledged by the peer's TCP (not by the peer)."""
     engine = stream.connection.engine
-    context = stream.connection.context
     return (
         not stream._channel.outgoing
         and engine.sender.ahead == 0
-        and context.kernel.unacknowledged(engine._sock) == 0
+        and stream.connection.context.kernel.unacknowledged(engine._sock) == 0
     )

@@ -346,6 +346,19 @@ def test_credit_never_overtakes_the_open_or_reply_that_announces_the_stream() ->
     assert ours.send_credit == 500
 
 
+def test_a_stream_that_is_given_up_gets_its_commits_but_no_more_credit() -> None:
+    client, server = joined()
+    ours, theirs = stream_between(client, server)
+    client.send(ours, b"x", END_MESSAGE)
+    deliver(client, server)
+    server.codec.credit(theirs, 2 << 20)
+    server.codec.commit(theirs, 1)
+    server.codec.reset(theirs, ErrorCode.CANCELLED, "")
+    assert types(server.write_control()) == [frames.COMMIT, frames.RESET]
+    deliver(server, client)
+    assert client.of(events.Committed)
+
+
 def test_a_reply_may_leave_credit_as_it_is() -> None:
     client, server = joined()
     ours = client.codec.open("GET", "/", {}, 0)

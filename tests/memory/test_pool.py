@@ -464,6 +464,7 @@ class PoolMachine(RuleBasedStateMachine):
             else:
                 buffer.release()
         self.live.clear()
+        self.pool.stats()  # what the slices kept comes home now, and perhaps into quarantine
         self.now += 1000
         stats: PoolStats = self.pool.stats()
         assert (stats.free, stats.pinned) == (stats.size, 0)

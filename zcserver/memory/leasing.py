@@ -5,6 +5,7 @@ principals lease regions for anything; strangers only for a megabyte or more, to
 the pool. All else comes from common regions, which are never sent by reference.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from typing import Final
@@ -22,7 +23,7 @@ class Leasing:
 
     __slots__ = (
         "_clock", "_common", "_idle", "_settled", "_strangers", "_uncut", "arena", "cut", "quarantine",
-        "regions", "stranger_ceiling",
+        "regions", "stranger_ceiling", "too_much",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,9 @@ class Leasing:
         self.stranger_ceiling = stranger_ceiling
         """Regions that strangers may lease, all together."""
         self.cut = 0
+        self.too_much = inf
+        """Pages that could not be had since memory last came back: asking for as many again is idle, except
+        for accounts to whose own regions some came back."""
         self._clock = clock
         self._common = common
         self._idle = len(self.regions)  # nothing live, not tainted, not resting
@@ -56,7 +60,10 @@ class Leasing:
             span = self._carve(account, pages)
             if span is not None:
                 return span
-        return self._carve(self._common, pages)
+        span = self._carve(self._common, pages)
+        if span is None and pages < self.too_much:
+            self.too_much = pages
+        return span
 
     def come_home(self, span: Span) -> None:
         """The span is free again: nobody holds it, nothing views it."""
@@ -70,9 +77,13 @@ class Leasing:
         region.give_back(span)
         if not region.live:
             self._settle(region)
-        elif not region.open and not region.tainted:
-            assert region.account is not None  # it has been live until now
-            region.account.reopen(region)
+            return
+        account = region.account
+        assert account is not None  # a region is detached only while nothing is live
+        if account is self._common:
+            self.too_much = inf
+        if not region.open and not region.tainted:
+            account.reopen(region)
 
     def is_common(self, span: Span) -> bool:
         return span.region.account is self._common
@@ -95,10 +106,20 @@ class Leasing:
     def sweep(self, now: float) -> None:
         """Bring regions back whose quarantine is over."""
         self._idle += len(self.quarantine.sweep(now))
+        self.too_much = inf
         if self._uncut:
             regions, self._uncut = self._uncut, []
             for region in regions:
                 self._lay_to_rest(region)
+
+    def quarantined(self) -> int:
+        """Pages out of use: of resting regions, and what is not live of tainted ones."""
+        tainted = sum(REGION_PAGES - region.live for region in self.regions if region.tainted)
+        return tainted + self.quarantine.resting * REGION_PAGES
+
+    def by_principal(self) -> dict[str, int]:
+        """How many regions serve each principal, by its name."""
+        return dict(Counter(region.account.principal.name for region in self.regions if region.account))
 
     def _deserves(self, stranger: Account, demand: int) -> bool:
         """Whether a stranger may have regions. Once it leases some it uses them for smaller demands too."""
@@ -148,19 +169,18 @@ class Leasing:
         quota = account.leased + count <= account.region_ceiling
         share = not account.stranger or self._strangers + count <= self.stranger_ceiling
         early = not account.stranger and self.quarantine.early_room() >= count
-        prices = [self._price(region, account, quota, share, early) for region in self.regions]
-        best, first = inf, None
-        for index in range(len(prices) - count + 1):
-            price = prices[index] if count == 1 else sum(prices[index : index + count])
-            if price < best:
-                best, first = price, index
-        return first
+        prices = [
+            inf if region.live or region.tainted else self._price(region, account, quota, share, early)
+            for region in self.regions
+        ]
+        if count > 1:
+            prices = [sum(prices[index : index + count]) for index in range(len(prices) - count + 1)]
+        first = min(range(len(prices)), key=prices.__getitem__)
+        return first if prices[first] < inf else None
 
     def _price(self, region: Region, account: Account, quota: bool, share: bool, early: bool) -> float:
-        """What taking this region costs, infinity if it cannot be had: the fewer cuts the better."""
+        """What taking this idle region costs, infinity if it cannot be had: the fewer cuts the better."""
         owner = region.account
-        if region.live or region.tainted:
-            return inf
         if owner is account:
             return 0.0
         if not quota or not (share or (owner is not None and owner.stranger)):
@@ -199,7 +219,8 @@ class Leasing:
     def _settle(self, region: Region) -> None:
         """The region's last span came home."""
         account = region.account
-        assert account is not None  # a region is detached only while nothing is live
+        assert account is not None  # as above
+        self.too_much = inf
         if region.tainted:
             self._detach(region)
             self._lay_to_rest(region)

@@ -6,6 +6,7 @@ had now is waited for, and what can never be had is refused at once.
 
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 import anyio
@@ -17,9 +18,9 @@ from zcserver.memory.buffer import FILLING, SENT, Buffer
 from zcserver.memory.leasing import Leasing
 from zcserver.memory.principal import COMMON, Principal, PrincipalKind
 from zcserver.memory.quarantine import Quarantine
-from zcserver.memory.region import PAGE, PAGE_SHIFT, REGION, Arena, Span, viewed
+from zcserver.memory.region import PAGE, PAGE_SHIFT, REGION, Arena, Span, pages_of, viewed
 from zcserver.memory.report import PoolStats, timed_out
-from zcserver.memory.request import check, pages_of
+from zcserver.memory.request import check
 from zcserver.memory.strays import VIEWED, Strays
 from zcserver.memory.waiting import FairQueue, Waiter
 
@@ -105,6 +106,7 @@ class Pool:
         span = self._leasing.find(account, pages, demand, by_reference_ok)
         if span is None:
             return None
+        self._queue.grants += 1
         return self._lease_out(span, nbytes, account, holder)
 
     async def acquire(
@@ -145,6 +147,7 @@ class Pool:
         if not (self._queue.waiting or self._returned) or self._admits(holder):
             buffers = self._take(sizes, account, holder, by_reference_ok)
             if buffers is not None:
+                self._queue.grants += 1
                 return buffers
         return await self._wait(Waiter(tuple(sizes), account, holder, by_reference_ok), timeout)
 
@@ -185,14 +188,7 @@ class Pool:
         """The sums at this moment, in bytes."""
         self.sweep(self._clock())
         tallies = self._tallies.values()
-        regions = self._leasing.regions
-        tainted = sum(REGION_PAGES - region.live for region in regions if region.tainted)
-        quarantined = tainted + self._quarantine.resting * REGION_PAGES
-        by_principal: dict[str, int] = {}
-        for region in regions:
-            if region.account is not None:
-                name = region.account.principal.name
-                by_principal[name] = by_principal.get(name, 0) + 1
+        quarantined = self._leasing.quarantined()
         return PoolStats(
             size=self.size,
             free=(self._pages - self._live - quarantined) * PAGE,
@@ -205,7 +201,7 @@ class Pool:
             cut=self._leasing.cut,
             waiters=self._queue.waiting,
             peak=self._peak * PAGE,
-            regions_by_principal=by_principal,
+            regions_by_principal=self._leasing.by_principal(),
         )
 
     def close(self) -> None:
@@ -297,7 +293,7 @@ class Pool:
 
     async def _wait(self, waiter: Waiter, timeout: float) -> list[Buffer]:
         deadline = anyio.current_time() + timeout
-        self._queue.add(waiter)
+        self._queue.add(waiter, tried=self._entitled(waiter))
         waiter.account.waiting += 1
         served = False
         try:
@@ -329,24 +325,28 @@ class Pool:
         if self._queue.waiting:
             self._serve()
 
-    def _serve(self) -> None:
-        self._queue.serve(self._free_bytes, self._entitled, self._take_for)
+    def _serve(self, favoured: Account | None = None) -> None:
+        """Serve those who wait. ``favoured``: memory came back to this account, and elsewhere only as
+        ``too_much`` tells; without it, anything may have changed."""
+
+        def hopeless(waiter: Waiter) -> bool:
+            return waiter.most >= leasing.too_much and waiter.account is not favoured
+
+        leasing = self._leasing
+        if favoured is None:
+            leasing.too_much = inf
+        self._queue.serve(self._entitled, self._take_for, hopeless)
 
     def _serve_after(self, span: Span) -> None:
         """Serve those to whom the homecoming of this span may matter."""
         region = span.region
         # Room in a region that stays leased to its principal is of no use to anybody else.
         if not region.live or region.account is self._common or span.account.waiting:
-            self._serve()
-
-    def _free_bytes(self) -> int:
-        return (self._pages - self._live) * PAGE
+            self._serve(span.account)
 
     def _entitled(self, waiter: Waiter) -> bool:
-        account = waiter.account
-        if account.ceiling >= self._pages:
-            return True  # no quota but the pool itself
-        return account.outstanding + sum(map(pages_of, waiter.sizes)) <= account.ceiling
+        account = waiter.account  # without a quota, it is only the pool that has no room
+        return account.ceiling >= self._pages or account.outstanding + waiter.pages <= account.ceiling
 
     def _take_for(self, waiter: Waiter) -> list[Buffer] | None:
         return self._take(waiter.sizes, waiter.account, waiter.holder, waiter.by_reference_ok)

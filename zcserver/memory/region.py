@@ -21,6 +21,12 @@ PAGE_SHIFT: Final = 12
 POISON: Final = b"\xdb"
 
 
+def pages_of(nbytes: int) -> int:
+    """What a buffer of so many bytes takes: whole pages, and whole regions above 2 MiB."""
+    pages = -(-nbytes // PAGE)
+    return pages if pages <= REGION_PAGES else -(-pages // REGION_PAGES) * REGION_PAGES
+
+
 class Arena:
     """One mapping of ``count`` regions, aligned so that each can be one huge page."""
 

@@ -4,14 +4,8 @@ from collections.abc import Sequence
 
 from zcserver.errors import MisuseError, RequestTooLargeError
 from zcserver.memory.account import REGION_PAGES, Account
-from zcserver.memory.region import PAGE
+from zcserver.memory.region import PAGE, pages_of
 from zcserver.memory.report import amount
-
-
-def pages_of(nbytes: int) -> int:
-    """What a buffer of so many bytes takes: whole pages, and whole regions above 2 MiB."""
-    pages = -(-nbytes // PAGE)
-    return pages if pages <= REGION_PAGES else -(-pages // REGION_PAGES) * REGION_PAGES
 
 
 def check(sizes: Sequence[int], account: Account, pool_pages: int) -> None:

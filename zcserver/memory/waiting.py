@@ -14,6 +14,7 @@ import anyio
 
 from zcserver.memory.account import Account
 from zcserver.memory.buffer import Buffer
+from zcserver.memory.region import pages_of
 
 PATIENCE: Final = 64
 """Grants to others after which a request that did not fit blocks the queue until it fits."""
@@ -22,10 +23,16 @@ PATIENCE: Final = 64
 class Waiter:
     """One request: all of ``sizes`` (bytes) at once, or nothing. Create it inside the event loop."""
 
-    __slots__ = ("account", "buffers", "by_reference_ok", "event", "holder", "refused_at", "sizes")
+    __slots__ = (
+        "account", "buffers", "by_reference_ok", "event", "holder", "most", "pages", "refused_at", "sizes",
+    )  # fmt: skip
 
     def __init__(self, sizes: Sequence[int], account: Account, holder: object, by_reference_ok: bool) -> None:
         self.sizes = sizes
+        pages = [pages_of(size) for size in sizes]
+        self.pages = sum(pages)
+        self.most = max(pages)
+        """Pages of the largest buffer asked for."""
         self.account = account
         self.holder = holder
         self.by_reference_ok = by_reference_ok
@@ -37,22 +44,22 @@ class Waiter:
 
 
 class FairQueue:
-    """Waiters, by holder. ``grants`` counts what was given to anyone while somebody waited."""
+    """Waiters, by holder. ``grants`` counts what was given to anyone, waiting or not."""
 
-    __slots__ = ("_refused", "_smallest", "_turns", "grants", "waiting")
+    __slots__ = ("_refused", "_turns", "grants", "waiting")
 
     def __init__(self) -> None:
         self._turns: dict[object, deque[Waiter]] = {}  # whose turn is next comes first
         self._refused: Waiter | None = None  # the first in turn that did not fit
-        self._smallest = 0  # bytes; no request is smaller
         self.grants = 0
         self.waiting = 0
 
-    def add(self, waiter: Waiter) -> None:
-        size = sum(waiter.sizes)
-        if not self.waiting or size < self._smallest:
-            self._smallest = size
-        self._turns.setdefault(waiter.holder, deque()).append(waiter)
+    def add(self, waiter: Waiter, tried: bool) -> None:
+        """Queue up. ``tried``: had it been admitted, it would have been refused, and not for its quota."""
+        line = self._turns.setdefault(waiter.holder, deque())
+        if tried and not line and not self._blocked():
+            waiter.refused_at = self.grants
+        line.append(waiter)
         self.waiting += 1
 
     def withdraw(self, waiter: Waiter) -> None:
@@ -68,23 +75,23 @@ class FairQueue:
             del self._turns[waiter.holder]
 
     def admits(self, holder: object) -> bool:
-        """Whether a newcomer of this holder may take what is free, past those who wait."""
-        if holder in self._turns or (self._refused is not None and self._out_of_patience(self._refused)):
-            return False
-        self.grants += 1
-        return True
+        """Whether a newcomer of this holder may take what is free, past those who wait.
+
+        If it then takes something, count it in ``grants``.
+        """
+        return holder not in self._turns and not self._blocked()
 
     def serve(
         self,
-        free: Callable[[], int],
         entitled: Callable[[Waiter], bool],
         take: Callable[[Waiter], list[Buffer] | None],
+        hopeless: Callable[[Waiter], bool],
     ) -> None:
         """Grant to whom it fits, turn by turn, until it fits nobody.
 
-        ``free`` says how many bytes there are at all, ``entitled`` whether a waiter's own quota lets it have
-        memory now (one that it does not is no reason to hold up others), and ``take`` hands the buffers
-        over, or ``None``.
+        ``entitled`` says whether a waiter's own quota lets it have memory now; one that it does not is no
+        reason to hold up others. ``take`` hands the buffers over, or ``None``. ``hopeless`` saves asking
+        again those who were refused before: thousands may be waiting.
         """
         self._refused = None
         progress = True
@@ -95,12 +102,12 @@ class FairQueue:
                 waiter = line[0]
                 if not entitled(waiter):
                     continue
-                exhausted = free() < self._smallest
-                buffers = None if exhausted else take(waiter)
+                idle = waiter.refused_at is not None and hopeless(waiter)
+                buffers = None if idle else take(waiter)
                 if buffers is not None:
                     self._grant(waiter, line, buffers)
                     progress = True
-                elif self._refuse(waiter) or exhausted:
+                elif self._refuse(waiter):
                     return
 
     def drain(self) -> list[Waiter]:
@@ -130,6 +137,9 @@ class FairQueue:
         if self._refused is None:
             self._refused = waiter
         return self._out_of_patience(waiter)
+
+    def _blocked(self) -> bool:
+        return self._refused is not None and self._out_of_patience(self._refused)
 
     def _out_of_patience(self, waiter: Waiter) -> bool:
         return waiter.refused_at is not None and self.grants - waiter.refused_at >= PATIENCE
