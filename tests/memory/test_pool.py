@@ -277,6 +277,31 @@ class TestTheSums:
         assert pool.stats().filling == 0
 
 
+    def test_keep_a_principal_that_is_new_while_the_others_are_forgotten(self) -> None:
+        pool, keep = Pool(2 * REGION), []
+        for index in range(1000):
+            peer = stranger(f"principal {index}", quota=PAGE)
+            buffer = pool.try_acquire(PAGE, peer, f"holder {index}")
+            assert buffer is not None
+            assert pool.try_acquire(PAGE, peer, f"holder {index}") is None  # its quota is used up
+            keep.append(buffer)
+            if index % 3:
+                keep.pop().release()
+        for buffer in keep:
+            buffer.release()
+        assert pool.stats().free == pool.size
+
+    def test_of_what_is_out_include_what_views_keep(self) -> None:
+        pool, told = Pool(REGION), []
+        pool.on_return(lambda: told.append(True))
+        buffer = acquire(pool, 5, identity())
+        part = buffer.view[:2]
+        buffer.release()
+        assert (pool.live, told) == (PAGE, [])
+        part.release()
+        assert (pool.live, told) == (0, [True])
+
+
 class TestClosing:
     def test_refuses_further_requests(self) -> None:
         pool = Pool(REGION)

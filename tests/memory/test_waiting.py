@@ -363,6 +363,22 @@ async def test_a_waiter_gets_what_an_array_kept(monkeypatch: pytest.MonkeyPatch)
     check_all_is_free(pool, requests)
 
 
+async def test_a_waiter_gets_what_somebody_else_found_to_be_back() -> None:
+    pool = Pool(REGION)
+    buffer = pool.try_acquire(REGION, FRIEND, "me")
+    assert buffer is not None
+    part = buffer.view[:1]
+    buffer.release()
+    async with anyio.create_task_group() as tasks:
+        requests = Requests(pool, tasks)
+        await requests.ask("one", REGION, holder="you")
+        part.release()
+        assert pool.live == REGION  # collected here, and given to the one who waits
+        await wait_all_tasks_blocked()
+        assert requests.granted == ["one"]
+    check_all_is_free(pool, requests)
+
+
 async def test_a_waiter_gets_what_leaves_quarantine() -> None:
     now = [0.0]
     pool = Pool(REGION, clock=lambda: now[0], quarantine_seconds=30, quarantine_limit=0)

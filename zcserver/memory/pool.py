@@ -154,8 +154,7 @@ class Pool:
     @property
     def live(self) -> int:
         """Bytes that are out: filling, in flight, or still viewed."""
-        if self._returned:
-            self._collect()
+        self._collect()
         return self._live * PAGE
 
     def on_return(self, callback: Callable[[], object]) -> None:
@@ -238,14 +237,14 @@ class Pool:
     # -- within --
 
     def _lease_out(self, span: Span, nbytes: int, account: Account, holder: object) -> Buffer:
+        pages = span.pages
+        account.outstanding += pages  # before anything is pruned: this account is in use from now on
         tally = self._tallies.get(holder)
         if tally is None:
             tally = self._open_tally(holder)
-        pages = span.pages
         span.account = account
         span.tally = tally
         tally.filling += pages
-        account.outstanding += pages
         self._live += pages
         if self._live > self._peak:
             self._peak = self._live
@@ -275,7 +274,7 @@ class Pool:
         span.account.outstanding -= pages
         self._live -= pages
         self._recycled += 1
-        if self._poison:
+        if self._poison and not span.region.tainted:  # a dead peer keeps what it was sent: that is cut, not marked
             self._arena.poison(span)
         self._leasing.come_home(span)
         if self._closed:
@@ -286,9 +285,7 @@ class Pool:
             self._arena.close()
 
     def _admits(self, holder: object) -> bool:
-        if self._returned:
-            self._collect()
-            self._serve()
+        self._collect()
         return not self._queue.waiting or self._queue.admits(holder)
 
     async def _wait(self, waiter: Waiter, timeout: float) -> list[Buffer]:
@@ -384,9 +381,12 @@ class Pool:
         self._prune_at = max(PRUNE, 2 * (len(self._tallies) + len(self._accounts)))
 
     def _collect(self) -> None:
-        """Settle what came back through destructors."""
-        while self._returned:
-            span, state = self._returned.popleft()
+        """Settle what came back through destructors, and serve those who wait for it."""
+        returned = self._returned
+        if not returned:
+            return
+        while returned:
+            span, state = returned.popleft()
             tally, pages = span.tally, span.pages
             if state == FILLING:
                 tally.filling -= pages
@@ -397,3 +397,5 @@ class Pool:
                 if not self._leasing.is_common(span):
                     self._leasing.taint(span)
             self._take_back(span)
+        if self._queue.waiting:
+            self._serve()

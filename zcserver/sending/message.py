@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from zcserver.errors import ConnectionLostError
 from zcserver_protocol.frames import HEADER_SIZE
 
 from .completion import Completion
@@ -81,15 +82,24 @@ class Outgoing:
 
     def fail(self, error: BaseException) -> None:
         """The stream or connection died. Pages that the peer may still read are not simply freed."""
-        memory, self.memory, self.view = self.memory, None, None
+        memory, foreign = self.memory, self.view is not None
+        self.memory = self.view = None
         if memory is not None:
             if self.referenced:
                 memory.abandon()
+                if foreign:  # unlike the pool's, it cannot be cut loose (rule 6)
+                    error = _still_read(error)
             else:
                 memory.home()
         if self.file is not None:
             self.file.close()
         self.completion.resolve(error)
+
+
+def _still_read(error: BaseException) -> BaseException:
+    lost = ConnectionLostError(f"{error}; the peer may still read the memory that was sent by reference")
+    lost.__cause__ = error
+    return lost
 
 
 def end_marker() -> Outgoing:

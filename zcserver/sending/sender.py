@@ -6,6 +6,7 @@ Bytes move in one direction through here: a channel's queue → frames in the ``
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from zcserver.memory import PAGE, Pool, Principal
@@ -202,7 +203,7 @@ class Sender:
         if frame.last:
             frame.written = region.close
         elif frame.lane == FILE:
-            frame.written = resume
+            frame.written = partial(self.make_ready, channel)  # pump, which calls it, goes on by itself
         return frame
 
     def _commit(self, channel: Channel, frame: Frame) -> None:
