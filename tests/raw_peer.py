@@ -293,3 +293,41 @@ def in_socket(stream: Stream) -> bool:
         and engine.sender.ahead == 0
         and stream.connection.context.kernel.unacknowledged(engine._sock) == 0
     )
+
+
+class Joined:
+    """The library at both ends of one connection; the test holds both ends of every stream."""
+
+    def __init__(self) -> None:
+        self.accepted: list[Stream] = []
+        self.client: Any = None
+        self.server: Any = None
+
+    async def stream(self) -> tuple[Stream, Stream]:
+        """A new stream: the client's end, which opened it, and the server's."""
+        known = len(self.accepted)
+        ours = await self.client.open("TEST", "/")
+        await until(lambda: len(self.accepted) > known)
+        return ours, self.accepted[known]
+
+
+@asynccontextmanager
+async def joined(
+    server_context: Context, client_context: Context | None = None, **settings: Any
+) -> AsyncIterator[Joined]:
+    """Both ends, under the deadline. At the end of the block they close as applications do."""
+    ends = Joined()
+    over = anyio.Event()
+
+    async def handler(stream: Stream) -> None:
+        ends.accepted.append(stream)
+        await over.wait()
+
+    with deadline():
+        async with (
+            zcserver.serve(handler, port=0, context=server_context, **settings) as server,
+            zcserver.connect(port=server.port, context=client_context or server_context, **settings) as ends.client,
+        ):
+            (ends.server,) = server.connections
+            yield ends
+            over.set()

@@ -1,4 +1,4 @@
-"""The peer's socket holds our very pages, whatever TCP has acknowledged; and nothing was copied to get there."""
+"""The peer's socket holds our very pages, whatever TCP has acknowledged, and nothing was copied."""
 
 import pytest
 

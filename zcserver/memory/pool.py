@@ -274,7 +274,7 @@ class Pool:
         span.account.outstanding -= pages
         self._live -= pages
         self._recycled += 1
-        if self._poison and not span.region.tainted:  # a dead peer keeps what it was sent: that is cut, not marked
+        if self._poison and not span.region.tainted:  # what a dead peer may read is cut, never written to
             self._arena.poison(span)
         self._leasing.come_home(span)
         if self._closed:
