@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kernels import CopyingKernel, ForbiddenKernel
+from tests.mutants import MUTANTS
 from zcserver import Context
 from zcserver.kernel.calls import Kernel
 
@@ -49,3 +50,11 @@ def make_context(kernel: Kernel) -> Iterator[Any]:
     yield make
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(autouse=True)
+def planted_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the rule that ``ZCSERVER_MUTANT`` names (see tests/mutants.py)."""
+    name = os.environ.get("ZCSERVER_MUTANT")
+    if name:
+        MUTANTS[name][1](monkeypatch)

@@ -1,83 +1,187 @@
 """Closing never loses data (rule 11), and never waits for ever."""
 
+import socket
+
 import anyio
 import pytest
 
 import zcserver
-from tests.raw_peer import MIB, deadline, serving
+from tests.raw_peer import MIB, RawPeer, at_rest, deadline, joined, serving, until
 
 pytestmark = pytest.mark.anyio
+KIB = 1024
+BULK = 3 * MIB
 
 
-async def test_what_was_sent_just_before_closing_arrives(make_context):
+async def take_leave(peer):
+    """Read to the other end's FIN, acknowledging on the way, as a peer does that keeps to the protocol."""
+    while not peer.fin:
+        await peer.read()
+        await peer.answer()
+
+
+async def test_everything_sent_before_closing_arrives(make_context):
+    context = make_context()
+    async with serving(context) as served, anyio.create_task_group() as tasks:
+        stream, peer, theirs = await served.peer()
+        connection = stream.connection
+        with await connection.acquire(MIB):
+            for letter in b"ABC":
+                buffer = await connection.acquire(MIB)
+                buffer.view[:] = bytes([letter]) * MIB
+                completion = await stream.send(buffer)
+        await stream.end()
+        tasks.start_soon(connection.aclose)
+        stream._channel.handled = False  # its handler has returned
+        while len(peer.messages.get(theirs.id, ())) < 3:
+            await peer.read()
+            # Acknowledgements in small portions: there is always one that the other end has not read yet.
+            await peer.answer()
+        assert peer.messages[theirs.id] == [bytes([letter]) * MIB for letter in b"ABC"]
+        await completion.wait()
+        await take_leave(peer)
+        assert peer.codec.finished, "the connection ended without leave being taken"
+        peer.sock.shutdown(socket.SHUT_WR)
+        await connection.wait_closed()
+        assert connection.engine.error is None
+    assert context.pool.stats().in_flight == 0
+
+
+async def test_three_megabytes_sent_and_closed_at_once_arrive(make_context):
     received = []
 
     async def handler(stream):
-        await stream.send(b"unread by the client")  # unread input makes a careless close() a reset
-        received.extend([len(message) async for message in stream])
+        async for message in stream:
+            received.append(bytes(message))
 
-    context = make_context()
+    server, client = make_context(), make_context()
     with deadline():
-        async with zcserver.serve(handler, port=0, context=context) as server:
-            async with zcserver.connect(port=server.port, context=context) as connection:
+        async with zcserver.serve(handler, port=0, context=server) as serving_end:
+            async with zcserver.connect(port=serving_end.port, context=client) as connection:
                 stream = await connection.open("PUT", "/")
-                for _ in range(6):
-                    await stream.send(bytes(MIB // 2))
-    assert received == [MIB // 2] * 6
+                for letter in b"ABC":
+                    buffer = await connection.acquire(MIB)
+                    buffer.view[:] = bytes([letter]) * MIB
+                    completion = await stream.send(buffer)
+            assert completion.done
+            assert completion.error is None
+    assert received == [bytes([letter]) * MIB for letter in b"ABC"]
+    assert (client.pool.stats().in_flight, server.receive_memory.promised) == (0, 0)
 
 
-async def test_both_ends_may_close_at_the_same_time(make_context):
-    received = []
-
+async def test_a_server_that_closes_first_delivers_what_its_handlers_sent(make_context):
     async def handler(stream):
-        received.extend([len(message) async for message in stream])
+        for letter in b"ABC":
+            await stream.send(bytes([letter]) * MIB)
 
-    context = make_context()
+    server, client = make_context(), make_context()
     with deadline():
         async with (
-            zcserver.serve(handler, port=0, context=context) as server,
-            zcserver.connect(port=server.port, context=context) as connection,
+            zcserver.serve(handler, port=0, context=server) as serving_end,
+            zcserver.connect(port=serving_end.port, context=client) as connection,
         ):
-            stream = await connection.open("PUT", "/")
-            await stream.send(bytes(MIB), end=True)
+            stream = await connection.open("GET", "/")
+            first = bytes(await stream.receive())
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(server.aclose)
-                tasks.start_soon(connection.aclose)
-    assert received == [MIB]
+                tasks.start_soon(serving_end.aclose)
+                rest = [bytes(message) async for message in stream]
+            assert [first, *rest] == [bytes([letter]) * MIB for letter in b"ABC"]
 
 
-async def test_a_peer_that_acknowledges_nothing_is_dropped_at_the_closing_deadline(make_context):
+async def test_both_ends_closing_at_the_same_time_lose_nothing(make_context):
+    async with joined(make_context(), make_context()) as ends:
+        ours, theirs = await ends.stream()
+        theirs._channel.handled = False
+        sent = []
+        for stream in (ours, theirs):
+            sent += [await stream.send(b"x" * 60 * KIB) for _ in range(4)]  # within the initial credit
+            await stream.end()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ends.client.aclose)
+            tasks.start_soon(ends.server.aclose)
+        for completion in sent:
+            await completion.wait()
+        for stream in (ours, theirs):
+            assert [len(await stream.receive()) for _ in range(4)] == [60 * KIB] * 4
+        assert ends.client.engine.error is None
+        assert ends.server.engine.error is None
+
+
+async def test_a_peer_that_never_acknowledges_is_dropped_at_the_deadline_with_the_bytes_named(make_context):
     context = make_context()
     async with serving(context) as served:
         stream, _, _ = await served.peer()
-        completion = await stream.send(b"x" * 1000)
-        with pytest.raises(zcserver.PeerTimeoutError, match="had not acknowledged 1032 bytes"):
+        stream._channel.handled = False
+        completion = await stream.send(b"x" * 100_000, end=True)
+        await until(lambda: at_rest(stream))
+        with pytest.raises(zcserver.PeerTimeoutError, match="100032 bytes"):
             await stream.connection.aclose(timeout=0.05)
-        with pytest.raises(zcserver.PeerTimeoutError):
-            await completion.wait()
+        assert isinstance(completion.error, zcserver.PeerTimeoutError)
+        assert stream.connection.is_closed
 
 
-async def test_a_peer_that_stops_acknowledging_is_given_up(make_context):
+async def test_a_peer_that_stops_acknowledging_in_the_middle_is_given_up(make_context):
     context = make_context(ack_seconds=0.05)
     async with serving(context) as served:
         stream, _, _ = await served.peer()
-        completion = await stream.send(b"x" * 1000)
-        with pytest.raises(zcserver.PeerTimeoutError, match="acknowledged nothing more for 0.05 seconds"):
+        completion = await stream.send(b"x" * 100_000)
+        with pytest.raises(zcserver.PeerTimeoutError, match="acknowledged nothing more"):
             await completion.wait()
 
 
-async def test_an_exception_in_the_body_comes_out_as_it_is_and_aborts(make_context):
+async def test_a_peer_that_says_nothing_at_all_is_given_up(make_context):
+    context = make_context(ping_seconds=0.02, silence_seconds=0.08)
+    async with serving(context) as served:
+        stream, peer, _ = await served.peer()
+        await stream.connection.wait_closed()
+        assert isinstance(stream.connection.engine.error, zcserver.PeerTimeoutError)
+        with pytest.raises(zcserver.PeerTimeoutError, match="not a byte"):
+            await stream.send(b"more")
+        peer.close()
+
+
+async def test_a_cancelled_body_drops_the_connection_at_once(make_context):
     async def handler(stream):
-        async for _ in stream:
-            pass
+        await anyio.sleep_forever()
 
     context = make_context()
     with deadline():
         async with zcserver.serve(handler, port=0, context=context) as server:
-            with pytest.raises(ZeroDivisionError):
+            with anyio.CancelScope() as scope:
                 async with zcserver.connect(port=server.port, context=context) as connection:
                     stream = await connection.open("PUT", "/")
-                    completion = await stream.send(bytes(100))
-                    raise ZeroDivisionError
-            assert completion.done
+                    completion = await stream.send(b"x" * MIB)
+                    scope.cancel()
+                    await anyio.sleep_forever()
             assert connection.is_closed
+            assert completion.done
+            with pytest.raises(zcserver.ConnectionLostError):
+                await stream.send(b"more")
+            await until(lambda: not server.connections)
+
+
+async def test_an_error_in_the_body_comes_out_as_it_is(make_context):
+    async def handler(stream):
+        pass
+
+    context = make_context()
+    with deadline(), pytest.raises(ZeroDivisionError):
+        async with (
+            zcserver.serve(handler, port=0, context=context) as server,
+            zcserver.connect(port=server.port, context=context),
+        ):
+            raise ZeroDivisionError
+
+
+async def test_a_peer_that_closes_in_mid_message_is_an_error_on_this_side(make_context):
+    context = make_context()
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        await peer.read_until(lambda: peer.codec.sendable(theirs) > 0)
+        header = bytearray(32)
+        peer.codec.data_header_into(header, 0, theirs, 1000, 0, 1, 0)
+        await peer.write(bytes(header) + b"x" * 500)
+        peer.close()
+        with pytest.raises(zcserver.ConnectionLostError):
+            await stream.receive()
+        assert isinstance(peer, RawPeer)

@@ -140,6 +140,7 @@ class Engine:
         )
         self._unflushed = 0
         self._flush_scheduled = False
+        self._openers_wait = False  # for the peer to allow one more stream
         self._watching = False  # the codec's clock for missing acknowledgements runs
         self._writer_armed = False
         self._wake = float("inf")
@@ -160,7 +161,7 @@ class Engine:
             return
         try:
             alive = self._receiver.read()
-            self.codec.tick(self._driver.time(), True)
+            self.codec.tick(self._driver.time(), self._receiver.heard)
         except RemoteProtocolError as error:
             self._refuse(error)
             return
@@ -183,6 +184,10 @@ class Engine:
         if self.phase is Phase.CLOSED:
             return
         self._wake = float("inf")
+        # A process that was stopped for a while finds its deadlines passed and the peer's bytes waiting.
+        self.on_readable()
+        if self.phase is Phase.CLOSED:
+            return
         now = self._driver.time()
         if now >= self._close_deadline:
             if self.phase is Phase.LINGERING:
@@ -213,6 +218,9 @@ class Engine:
         except BaseException as error:
             self._broken(error)
             raise
+        if self._openers_wait and self.codec.openable:
+            self._openers_wait = False
+            self._driver.changed()
         if blocked is not self._writer_armed:
             self._writer_armed = blocked
             self._driver.arm_writer(blocked)
@@ -247,8 +255,9 @@ class Engine:
         try:
             with _misuse():
                 state = self.codec.open(method, path, args, credit)
-        except BaseException:
+        except BaseException as error:
             self._context.receive_memory.unreserve(credit)
+            self._openers_wait = isinstance(error, TooManyStreams)
             raise
         channel = self._channel(state)
         self.flush_soon()
@@ -260,6 +269,8 @@ class Engine:
         if self._context.receive_memory.reserve(credit):
             self.codec.credit(channel.state, credit)
             self.flush_soon()
+        else:
+            self._starve(channel)
 
     def _channel(self, state: StreamState) -> Channel:
         context = self._context
@@ -315,9 +326,13 @@ class Engine:
             self.codec.credit(channel.state, channel.state.recv_credit + more)
             self.flush_soon()
         elif more < 0 and not channel.starving:
-            channel.starving = True
-            regrant = partial(self._regrant, channel)
-            self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
+            self._starve(channel)
+
+    def _starve(self, channel: Channel) -> None:
+        """Receive memory is full: grant when some of it comes back."""
+        channel.starving = True
+        regrant = partial(self._regrant, channel)
+        self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
 
     def _regrant(self, channel: Channel) -> None:
         channel.starving = False

@@ -170,6 +170,14 @@ class TestWhatAPeerCanStillRead:
             again.view[-PAGE:] = b"n" * PAGE
         assert peer.reads() == OLD
 
+    def test_every_region_of_a_large_buffer_is_cut_before_others_get_it(self) -> None:
+        pool = Pool(2 * REGION)
+        buffer = acquire(pool, ALICE, REGION + PAGE)
+        buffer.seal()
+        buffer.home()
+        with acquire(pool, BOB, REGION), acquire(pool, BOB, REGION):
+            assert pool.stats().cut == 2
+
     def test_a_region_never_sent_is_not_cut(self) -> None:
         pool = Pool(REGION)
         acquire(pool, ALICE).release()

@@ -12,7 +12,7 @@ from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
 from zcserver.errors import MisuseError, PoolTimeoutError, RequestTooLargeError
-from zcserver.memory import PAGE, REGION, Buffer, Pool, Principal, PrincipalKind
+from zcserver.memory import COMMON, PAGE, REGION, Buffer, Pool, Principal, PrincipalKind
 from zcserver.memory.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -206,6 +206,34 @@ async def test_many_are_had_together_or_not_at_all() -> None:
         await requests.give_back("a")
         assert requests.granted == ["a", "b"]
         assert [buffer.nbytes for buffer in requests.buffers["b"]] == [MIB, MIB]
+    check_all_is_free(pool, requests)
+
+
+async def test_many_that_do_not_all_fit_leave_what_fitted_to_others() -> None:
+    pool = Pool(REGION)
+    with await pool.acquire(MIB, COMMON, "other"):
+        with pytest.raises(PoolTimeoutError):
+            await pool.acquire_many([MIB, MIB], FRIEND, "me", timeout=0)
+        (await pool.acquire(MIB, FRIEND, "me", timeout=0)).release()
+    assert pool.stats().free == pool.size
+
+
+async def test_room_in_a_leased_region_goes_to_its_principal_alone() -> None:
+    pool = Pool(2 * REGION)
+    other = Principal("other", PrincipalKind.IDENTITY)
+    mine = [await pool.acquire(MIB, FRIEND, "me", timeout=0) for _ in range(2)]
+    others = [await pool.acquire(MIB, other, "you", timeout=0) for _ in range(2)]
+    async with anyio.create_task_group() as tasks:
+        requests = Requests(pool, tasks)
+        await requests.ask("other's", MIB, holder="you", principal=other)
+        await requests.ask("mine", MIB, holder="me")
+        mine.pop().release()
+        await wait_all_tasks_blocked()
+        assert requests.granted == ["mine"]
+        others.pop().release()
+        await wait_all_tasks_blocked()
+        assert requests.granted == ["mine", "other's"]
+    release(mine + others)
     check_all_is_free(pool, requests)
 
 

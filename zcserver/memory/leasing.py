@@ -70,8 +70,7 @@ class Leasing:
         region = span.region
         if span.tail:
             for each in (region, *span.tail):
-                each.live = 0
-                each.reset()
+                each.live = 0  # in one run, as `_lease` left it
                 self._settle(each)
             return
         region.give_back(span)

@@ -67,9 +67,8 @@ class Pool:
         limit = self.size if quarantine_limit is None else quarantine_limit
         self._arena = Arena(count, kernel)
         self._quarantine = Quarantine(quarantine_seconds, limit)
-        self._leasing = Leasing(
-            self._arena, self._common, self._quarantine, int(count * stranger_share), clock
-        )
+        strangers = int(count * stranger_share)
+        self._leasing = Leasing(self._arena, self._common, self._quarantine, strangers, clock)
         self._accounts: dict[Principal, Account] = {COMMON: self._common}
         self._tallies: dict[object, Tally] = {}
         self._prune_at = PRUNE
@@ -359,8 +358,7 @@ class Pool:
         quota = self.size if principal.quota is None else min(principal.quota, self.size)
         ceiling = -(-quota // REGION)
         stranger = principal.kind is PrincipalKind.CONNECTION
-        account = Account(principal, quota // PAGE, min(ceiling, regions), stranger)
-        self._accounts[principal] = account
+        account = self._accounts[principal] = Account(principal, quota // PAGE, min(ceiling, regions), stranger)
         return account
 
     def _open_tally(self, holder: object) -> Tally:

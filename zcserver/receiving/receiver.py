@@ -54,6 +54,7 @@ class Receiver:
         self._on_news = on_news
         self._on_progress = on_progress
         self._on_refused = on_refused
+        self.heard = False  # whether the last ``read`` got any bytes
         self._staging = memoryview(bytearray(_STAGING))
         self._start = 0  # staged bytes not looked at yet: [start, end)
         self._end = 0
@@ -71,6 +72,7 @@ class Receiver:
         codec = self._codec
         turn = 0
         alive = True
+        self.heard = False
         try:
             while turn < _TURN:
                 count, wanted = self._read_payload() if codec.payload_left else self._read_header()
@@ -78,6 +80,7 @@ class Receiver:
                     alive = False
                     break
                 turn += count
+                self.heard = True
                 self._parse()
                 if codec.acknowledgeable - codec.acknowledged >= codec.acknowledge_every:
                     self._acknowledge()

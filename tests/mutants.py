@@ -1,0 +1,177 @@
+"""Safety rules broken on purpose. ``ZCSERVER_MUTANT=name`` plants one (tests/conftest.py).
+
+Each names the test that must fail while it is planted; ``test_mutants.py`` sees to it that it does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {}
+
+
+def mutant(test: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
+    def register(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
+        MUTANTS[plant.__name__] = (test, plant)
+
+    return register
+
+
+SAFETY = "tests/test_safety.py::"
+DEADLOCKS = "tests/test_deadlocks.py::"
+CLOSING = "tests/test_closing.py::"
+SLOW_PEER = f"{SAFETY}test_a_peer_that_reads_late_finds_every_digest_right_although_pages_are_poisoned[asyncio-reference-loopback]"
+
+
+@mutant(SLOW_PEER)
+def recycle_when_tcp_has_acknowledged(patch: pytest.MonkeyPatch) -> None:
+    """SIOCOUTQ says 0, so the pages are taken for free."""
+    from zcserver.sending.sender import Sender
+
+    pump = Sender.pump
+
+    def too_early(self: Any) -> bool:
+        blocked = pump(self)
+        lanes = self._lanes
+        if lanes._kernel.unacknowledged(lanes._sock) == 0:
+            for frame in self.ledger:
+                outgoing = frame.outgoing
+                if frame.last and frame.sent == frame.nbytes and outgoing.memory is not None:
+                    outgoing.memory_home()
+        return blocked
+
+    patch.setattr(Sender, "pump", too_early)
+
+
+@mutant(f"{SAFETY}test_a_message_is_complete_only_with_its_last_byte[asyncio-reference]")
+def acknowledgement_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    """The last byte of a frame is not waited for."""
+    from zcserver.sending.ledger import Ledger
+
+    acknowledge = Ledger.acknowledge
+    patch.setattr(Ledger, "acknowledge", lambda self, upto: acknowledge(self, upto + 1))
+
+
+@mutant("tests/memory/test_buffer.py")
+def release_twice(patch: pytest.MonkeyPatch) -> None:
+    """A buffer that is home may be given back once more: two owners for the same pages."""
+    from zcserver.memory.buffer import FILLING, Buffer
+
+    release = Buffer.release
+
+    def again(self: Any) -> None:
+        self.state = FILLING
+        release(self)
+
+    patch.setattr(Buffer, "release", again)
+
+
+@mutant(f"{DEADLOCKS}test_a_full_socket_is_written_on_as_soon_as_it_takes_more[asyncio-reference]")
+def lost_writable_wakeup(patch: pytest.MonkeyPatch) -> None:
+    """EAGAIN, and nobody asks to be told when the socket takes bytes again."""
+    from zcserver.engine import Engine
+
+    patch.setattr(Engine, "on_writable", lambda self: None)
+
+
+@mutant(f"{CLOSING}test_three_megabytes_sent_and_closed_at_once_arrive[asyncio-reference]")
+def close_with_unread_input(patch: pytest.MonkeyPatch) -> None:
+    """close() at once, with an ACK unread: the kernel answers by RST, and the peer loses what it had not read."""
+    from zcserver.engine import Engine
+
+    def careless(self: Any, deadline: float) -> None:
+        self.flush()
+        self._close(None)
+
+    patch.setattr(Engine, "close", careless)
+
+
+@mutant(f"{SAFETY}test_a_blocked_connection_leaves_nothing_in_the_shared_pipe[asyncio-reference]")
+def dirty_pipe_reused(patch: pytest.MonkeyPatch) -> None:
+    """What the socket did not take stays in the pipe that everybody shares."""
+    from zcserver.kernel.pipe import Pipe
+
+    def keep(self: Any) -> None:
+        self.queued = 0
+
+    patch.setattr(Pipe, "discard", keep)
+
+
+@mutant(f"{DEADLOCKS}test_an_end_that_cannot_write_goes_on_reading[asyncio-reference]")
+def reading_waits_for_writing(patch: pytest.MonkeyPatch) -> None:
+    """Deadlock 1: nothing is read while the socket takes nothing."""
+    from zcserver.engine import Engine
+
+    on_readable = Engine.on_readable
+
+    def only_if_writable(self: Any) -> None:
+        if not self._writer_armed:
+            on_readable(self)
+
+    patch.setattr(Engine, "on_readable", only_if_writable)
+
+
+@mutant(f"{DEADLOCKS}test_a_stream_that_nobody_receives_from_does_not_stop_the_others[asyncio-reference]")
+def first_stream_first(patch: pytest.MonkeyPatch) -> None:
+    """Deadlock 2: a stream without credit stays at the head of the queue."""
+    from zcserver.sending.sender import Sender
+
+    frame_next = Sender._frame_next
+
+    def insist(self: Any, channel: Any, outgoing: Any, size: int) -> bool:
+        if frame_next(self, channel, outgoing, size):
+            return True
+        channel.ready = True
+        self._ready.appendleft(channel)
+        raise BlockingIOError
+
+    patch.setattr(Sender, "_frame_next", insist)
+
+
+@mutant(f"{DEADLOCKS}test_acknowledgements_pass_between_the_frames_of_a_long_message[asyncio-reference]")
+def control_waits_for_the_queue(patch: pytest.MonkeyPatch) -> None:
+    """Deadlock 3: control frames go when there is no DATA left."""
+    from zcserver_protocol.codec import Codec
+
+    take_control = Codec.take_control
+
+    def last(self: Any) -> bytes:
+        if any(state.owner is not None and getattr(state.owner, "outgoing", None) for state in self.streams.values()):
+            return b""
+        return take_control(self)
+
+    patch.setattr(Codec, "take_control", last)
+
+
+@mutant(f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]")
+def reset_drops_the_started_frame(patch: pytest.MonkeyPatch) -> None:
+    """Deadlock 4: what is on its way is simply forgotten."""
+    from zcserver.sending.sender import Sender
+
+    cut = Sender.cut
+
+    def forget(self: Any, channel: Any, error: BaseException, then: Callable[[], None]) -> None:
+        self._lanes.train.clear()
+        cut(self, channel, error, then)
+
+    patch.setattr(Sender, "cut", forget)
+
+
+@mutant(f"{DEADLOCKS}test_two_that_need_several_buffers_never_hold_half_of_them_each[asyncio-reference]")
+def acquire_one_after_the_other(patch: pytest.MonkeyPatch) -> None:
+    """Deadlock 5: the first buffers are held while the next are waited for."""
+    from zcserver.connection import Connection
+
+    acquire_many = Connection.acquire_many
+
+    async def piecemeal(self: Any, sizes: list[int], timeout: float | None = None) -> list[Any]:
+        import anyio.lowlevel
+
+        buffers = []
+        for size in sizes:
+            buffers += await acquire_many(self, [size], timeout)
+            await anyio.lowlevel.checkpoint()
+        return buffers
+
+    patch.setattr(Connection, "acquire_many", piecemeal)
