@@ -57,4 +57,4 @@ def planted_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break the rule that ``ZCSERVER_MUTANT`` names (see tests/mutants.py)."""
     name = os.environ.get("ZCSERVER_MUTANT")
     if name:
-        MUTANTS[name][1](monkeypatch)
+        MUTANTS[name][2](monkeypatch)

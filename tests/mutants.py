@@ -1,6 +1,6 @@
 """Safety rules broken on purpose. ``ZCSERVER_MUTANT=name`` plants one (tests/conftest.py).
 
-Each names the test that must fail while it is planted; ``test_mutants.py`` sees to it that it does.
+Each names the test that must fail while it is planted, and what that failure says; ``test_mutants.py`` sees to it that it does.
 """
 
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {}
+MUTANTS: dict[str, tuple[str, str, Callable[[pytest.MonkeyPatch], None]]] = {}
 
 
-def mutant(test: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
+def mutant(test: str, because: str = "TimeoutError") -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
     def register(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
-        MUTANTS[plant.__name__] = (test, plant)
+        MUTANTS[plant.__name__] = (test, because, plant)
 
     return register
 
@@ -21,12 +21,15 @@ def mutant(test: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
 SAFETY = "tests/test_safety.py::"
 DEADLOCKS = "tests/test_deadlocks.py::"
 CLOSING = "tests/test_closing.py::"
-SLOW_PEER = f"{SAFETY}test_a_peer_that_reads_late_finds_every_digest_right_although_pages_are_poisoned[asyncio-reference-loopback]"
+SLOW_PEER = (
+    f"{SAFETY}test_a_peer_that_reads_late_finds_every_digest_right_although_pages_are_poisoned"
+    "[asyncio-reference-loopback]"
+)
 
 
-@mutant(SLOW_PEER)
+@mutant(SLOW_PEER, because="was changed while it was in flight")
 def recycle_when_tcp_has_acknowledged(patch: pytest.MonkeyPatch) -> None:
-    """SIOCOUTQ says 0, so the pages are taken for free."""
+    """What SIOCOUTQ does not count any more is taken for free."""
     from zcserver.sending.sender import Sender
 
     pump = Sender.pump
@@ -34,17 +37,16 @@ def recycle_when_tcp_has_acknowledged(patch: pytest.MonkeyPatch) -> None:
     def too_early(self: Any) -> bool:
         blocked = pump(self)
         lanes = self._lanes
-        if lanes._kernel.unacknowledged(lanes._sock) == 0:
-            for frame in self.ledger:
-                outgoing = frame.outgoing
-                if frame.last and frame.sent == frame.nbytes and outgoing.memory is not None:
-                    outgoing.memory_home()
+        acknowledged = lanes.written - lanes._kernel.unacknowledged(lanes._sock)
+        for frame in self.ledger:
+            if frame.last and frame.end <= acknowledged and frame.outgoing.memory is not None:
+                frame.outgoing.memory_home()
         return blocked
 
     patch.setattr(Sender, "pump", too_early)
 
 
-@mutant(f"{SAFETY}test_a_message_is_complete_only_with_its_last_byte[asyncio-reference]")
+@mutant(f"{SAFETY}test_a_message_is_complete_only_with_its_last_byte[asyncio-reference]", because="assert not True")
 def acknowledgement_off_by_one(patch: pytest.MonkeyPatch) -> None:
     """The last byte of a frame is not waited for."""
     from zcserver.sending.ledger import Ledger
@@ -53,7 +55,7 @@ def acknowledgement_off_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "acknowledge", lambda self, upto: acknowledge(self, upto + 1))
 
 
-@mutant("tests/memory/test_buffer.py")
+@mutant("tests/memory/test_buffer.py", because="DID NOT RAISE")
 def release_twice(patch: pytest.MonkeyPatch) -> None:
     """A buffer that is home may be given back once more: two owners for the same pages."""
     from zcserver.memory.buffer import FILLING, Buffer
@@ -75,7 +77,7 @@ def lost_writable_wakeup(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "on_writable", lambda self: None)
 
 
-@mutant(f"{CLOSING}test_three_megabytes_sent_and_closed_at_once_arrive[asyncio-reference]")
+@mutant(f"{CLOSING}test_three_megabytes_sent_and_closed_at_once_arrive[asyncio-reference]", because="ConnectionLostError")
 def close_with_unread_input(patch: pytest.MonkeyPatch) -> None:
     """close() at once, with an ACK unread: the kernel answers by RST, and the peer loses what it had not read."""
     from zcserver.engine import Engine
@@ -144,7 +146,7 @@ def control_waits_for_the_queue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Codec, "take_control", last)
 
 
-@mutant(f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]")
+@mutant(f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]", because="EOFError")
 def reset_drops_the_started_frame(patch: pytest.MonkeyPatch) -> None:
     """Deadlock 4: what is on its way is simply forgotten."""
     from zcserver.sending.sender import Sender

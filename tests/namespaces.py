@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a veth pair: the sockets of one process, on two sides of a virtual wire."""
+"""Two network namespaces joined by a veth pair: one process with sockets on both sides of a wire."""
 
 import ctypes
 import os

@@ -180,7 +180,9 @@ class RawPeer:
         """One message, in frames as large as credit allows; reads (and acknowledges) while it waits."""
         sent = 0
         while True:
-            while (size := min(self.codec.sendable(stream), len(payload) - sent)) <= 0 and (size < 0 or payload):
+            while (size := min(self.codec.sendable(stream), len(payload) - sent)) <= 0 and (
+                size < 0 or payload
+            ):
                 await self.read()
                 await self.answer()
             left = len(payload) - sent - size
@@ -326,7 +328,9 @@ async def joined(
     with deadline():
         async with (
             zcserver.serve(handler, port=0, context=server_context, **settings) as server,
-            zcserver.connect(port=server.port, context=client_context or server_context, **settings) as ends.client,
+            zcserver.connect(
+                port=server.port, context=client_context or server_context, **settings
+            ) as ends.client,
         ):
             (ends.server,) = server.connections
             yield ends

@@ -1,6 +1,6 @@
-"""A process that opens a stream, takes a little, says so, and then neither reads nor acknowledges: to be killed.
+"""A process that opens a stream, takes a little, says so, and reads no more: to be killed.
 
-    python -m tests.silent_peer PORT
+python -m tests.silent_peer PORT
 """
 
 import socket

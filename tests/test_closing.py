@@ -51,8 +51,8 @@ async def test_three_megabytes_sent_and_closed_at_once_arrive(make_context):
     received = []
 
     async def handler(stream):
-        async for message in stream:
-            received.append(bytes(message))
+        await stream.send(b"nobody reads this")
+        received.extend([bytes(message) async for message in stream])
 
     server, client = make_context(), make_context()
     with deadline():

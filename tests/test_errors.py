@@ -14,21 +14,25 @@ from tests.raw_peer import MIB, RawPeer, deadline, dial, joined, serving, until
 from zcserver.memory import BufferState
 from zcserver_protocol.errors import ErrorCode
 from zcserver_protocol.events import Goaway
-from zcserver_protocol.frames import HEADER_SIZE, HELLO, PREFACE, pack
+from zcserver_protocol.frames import HEADER_SIZE, HELLO, PING, PREFACE, pack
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 NEXT_VERSION = (
-    b'{"versions":[2,3],"max_frame":1048576,"max_control":16384,"window":8388608,"max_streams":256,"features":[]}'
+    b'{"versions":[2,3],"max_frame":1048576,"max_control":16384,"window":8388608,'
+    b'"max_streams":256,"features":[]}'
 )
 OTHER_VERSION = PREFACE + pack(HELLO, length=len(NEXT_VERSION)) + NEXT_VERSION
 HUGE_HELLO = PREFACE + pack(HELLO, length=1 << 30)
+EMPTY_HELLO = PREFACE + pack(HELLO, length=4) + b"null"
 STRANGERS = {
     "random bytes": (bytes(range(100, 200)), "does not speak ZCP"),
     "HTTP": (HTTP, "does not speak ZCP"),
     "another version": (OTHER_VERSION, "versions 2 to 3"),
     "a huge HELLO": (HUGE_HELLO, "1073741824 bytes"),
+    "an empty HELLO": (EMPTY_HELLO, "HELLO is malformed"),
+    "no HELLO": (PREFACE + pack(PING), "first frame has type 10"),
 }
 
 
@@ -254,6 +258,23 @@ async def test_a_refused_send_changes_nothing(make_context):
             await theirs.receive()
 
 
+async def test_waiting_for_memory_ends_with_the_connection(make_context):
+    context = make_context(pool_size=4 * MIB)
+    async with serving(context) as served:
+        stream, peer, _ = await served.peer()
+        connection = stream.connection
+
+        async def wait():
+            with pytest.raises(zcserver.ConnectionLostError):
+                await connection.acquire(4 * MIB)
+
+        with await connection.acquire(2 * MIB):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await until(lambda: context.pool.stats().waiters)
+                peer.close()
+
+
 async def test_two_tasks_cannot_receive_from_one_stream(make_context):
     async with joined(make_context()) as ends:
         ours, _ = await ends.stream()
@@ -272,8 +293,7 @@ async def test_a_handler_that_raises_costs_its_stream_only(make_context, caplog)
     async def handler(stream):
         if stream.path == "/bad":
             raise ZeroDivisionError
-        async for message in stream:
-            await stream.send(bytes(message))
+        await echo(stream)
 
     context = make_context()
     with deadline():
@@ -323,19 +343,17 @@ async def test_a_message_too_large_resets_its_stream_and_says_how_to_read_it(mak
     async with joined(context) as ends:
         ours, theirs = await ends.stream()
         other, their_other = await ends.stream()
-        waiting = anyio.Event()
 
         async def receive():
-            waiting.set()
             with pytest.raises(zcserver.MessageTooLargeError, match=r"receive_into\(\) or chunks\(\)"):
                 await theirs.receive()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(receive)
             await until(lambda: theirs._receiving)
-            completion = await ours.send(b"x" * (MIB + 1))
+            await ours.send(b"x" * (MIB + 1))
         with pytest.raises(zcserver.StreamResetError) as caught:
-            await completion.wait()
+            await ours.receive()
         assert caught.value.code == ErrorCode.TOO_LARGE
         await other.send(b"x" * MIB)
         assert len(await their_other.receive()) == MIB
@@ -390,10 +408,15 @@ async def test_running_out_of_descriptors_delays_new_connections_and_hurts_no_ol
             await served.stream(late_peer)
 
 
+async def echo(stream):
+    async for message in stream:
+        await stream.send(bytes(message))
+
+
 async def test_a_port_in_use_is_named(make_context):
     context = make_context()
     with listener() as listening:
         port = listening.getsockname()[1]
         with pytest.raises(zcserver.ConnectionLostError, match=f"cannot listen on 127.0.0.1:{port}"):
-            async with zcserver.serve(lambda stream: anyio.sleep(0), port=port, context=context):
+            async with zcserver.serve(echo, port=port, context=context):
                 pass

@@ -12,7 +12,7 @@ from tests.mutants import MUTANTS
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_rule_is_seen(name):
-    test, _ = MUTANTS[name]
+    test, because, _ = MUTANTS[name]
     # What hangs under a mutant is cut soon; the healthy test takes a fraction of a second.
     environment = {**os.environ, "ZCSERVER_MUTANT": name, "ZCSERVER_TEST_DEADLINE": "4"}
     outcome = subprocess.run(
@@ -25,3 +25,4 @@ def test_a_broken_rule_is_seen(name):
     )
     assert outcome.returncode == 1, outcome.stdout + outcome.stderr  # 1: tests ran, and some failed
     assert "1 failed" in outcome.stdout, outcome.stdout
+    assert because in outcome.stdout, outcome.stdout

@@ -30,7 +30,7 @@ class Clock:
 
 
 class Verifier(RawPeer):
-    """Every message begins with the digest of its rest; ``verified`` counts those that are as they were sent."""
+    """Every message begins with the digest of its rest; ``verified`` counts those that are unchanged."""
 
     verified = 0
 
@@ -294,19 +294,20 @@ async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_whi
         memory.append(0)
 
 
+def silent_peer(port):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.silent_peer", str(port)],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
 async def test_ten_peers_killed_in_mid_stream_leave_nothing_pinned_after_their_quarantine(make_context):
     clock = Clock()
     context = make_context(pool_size=128 * MIB, clock=clock, quarantine_seconds=30)
     async with serving(context) as served:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.silent_peer", str(served.server.port)],
-                cwd=Path(__file__).parent.parent,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(10)
-        ]
+        processes = [silent_peer(served.server.port) for _ in range(10)]
         try:
             await until(lambda: len(served.streams) == len(processes))
             connections = [stream.connection for stream in served.streams]

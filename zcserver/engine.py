@@ -493,6 +493,7 @@ class Engine:
         self.error = kind(f"{self.name}: {error}")
         self.error.__cause__ = error
         self.phase = Phase.LINGERING
+        self._fail_streams(self.error)  # the application need not wait until the socket is closed
         try:
             if not self._lanes.train or not self._lanes.train[0].sent:
                 self._lanes.send_control(memoryview(self.codec.take_control()))
@@ -535,7 +536,10 @@ class Engine:
         # Only now may memory be cut loose: DONTNEED destroys our own content too (rule 2).
         reason = error if error is not None else ConnectionLostError(f"the connection {self.name} is closed")
         self.sender.fail(reason)
-        for state in list(self.codec.streams.values()):
-            state.owner.fail(reason)
+        self._fail_streams(reason)
         self._context.pool.retire(self.principal)
         self._driver.closed(error)
+
+    def _fail_streams(self, error: BaseException) -> None:
+        for state in list(self.codec.streams.values()):
+            state.owner.fail(error)

@@ -154,6 +154,16 @@ class TestWhatAPeerCanStillRead:
         assert peer.reads() == b"\xdb" * PAGE
 
     @by_reference
+    def test_poison_is_not_written_to_what_a_dead_peer_may_read(self, peer: Peer) -> None:
+        pool = Pool(REGION, poison=True)
+        buffer, other = acquire(pool), acquire(pool)
+        buffer.view[:] = OLD
+        peer.is_sent(buffer)
+        buffer.abandon()
+        assert peer.reads() == OLD
+        other.release()
+
+    @by_reference
     def test_a_large_buffer_is_cut_in_all_its_regions(self, peer: Peer, clock: Clock) -> None:
         pool = Pool(2 * REGION, clock=clock)
         buffer = acquire(pool, nbytes=REGION + PAGE)

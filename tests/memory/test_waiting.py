@@ -218,6 +218,20 @@ async def test_many_that_do_not_all_fit_leave_what_fitted_to_others() -> None:
     assert pool.stats().free == pool.size
 
 
+async def test_common_room_goes_to_whoever_waits() -> None:
+    pool = Pool(REGION)
+    held = [await pool.acquire(MIB, COMMON, "other", timeout=0) for _ in range(2)]
+    async with anyio.create_task_group() as tasks:
+        requests = Requests(pool, tasks)
+        for name in ("one", "two"):
+            await requests.ask(name, MIB, holder=name, principal=Principal(name, PrincipalKind.CONNECTION))
+        for expected in (["one"], ["one", "two"]):
+            held.pop().release()
+            await wait_all_tasks_blocked()
+            assert requests.granted == expected
+    check_all_is_free(pool, requests)
+
+
 async def test_room_in_a_leased_region_goes_to_its_principal_alone() -> None:
     pool = Pool(2 * REGION)
     other = Principal("other", PrincipalKind.IDENTITY)

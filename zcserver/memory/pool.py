@@ -354,11 +354,11 @@ class Pool:
         if self._closed:
             raise MisuseError("the pool is closed; acquire before closing it, or make a new one")
         self._prune()
-        regions = len(self._leasing.regions)
         quota = self.size if principal.quota is None else min(principal.quota, self.size)
-        ceiling = -(-quota // REGION)
+        region_ceiling = -(-quota // REGION)  # quota is within the size, so this is within the regions
         stranger = principal.kind is PrincipalKind.CONNECTION
-        account = self._accounts[principal] = Account(principal, quota // PAGE, min(ceiling, regions), stranger)
+        account = Account(principal, quota // PAGE, region_ceiling, stranger)
+        self._accounts[principal] = account
         return account
 
     def _open_tally(self, holder: object) -> Tally:

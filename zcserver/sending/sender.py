@@ -133,10 +133,9 @@ class Sender:
             if in_flight and in_flight + size + HEADER_SIZE > self.window:
                 return  # the acknowledgement that makes room calls pump again
             ready.popleft()
-            if self._frame_next(channel, outgoing, size) and channel.outgoing:
-                ready.append(channel)
-            else:
-                channel.ready = False
+            channel.ready = False  # before framing, which may give the channel up
+            if self._frame_next(channel, outgoing, size):
+                self.make_ready(channel)
 
     def _frame_next(self, channel: Channel, outgoing: Outgoing, size: int) -> bool:
         """Cut a frame of up to ``size`` payload bytes; False when the channel must wait to be made ready."""
@@ -240,7 +239,7 @@ class Sender:
                     slab.buffer.home()
             if frame.last:
                 outgoing = frame.outgoing
-                if outgoing.memory is not None:
+                if outgoing.memory is not None or outgoing.file is not None:
                     outgoing.memory_home()
                 outgoing.completion.resolve()
                 completed += 1
