@@ -11,6 +11,7 @@ from .kernel.calls import DEFAULT, Kernel
 from .kernel.pipe import PipeShare
 from .kernel.probe import Capabilities, probe
 from .memory import Pool, Principal, PrincipalKind
+from .receiving.inbox import FIRST_WINDOW
 from .receiving.memory import ReceiveMemory
 from .sending.foreign import ForeignQuarantine
 
@@ -98,7 +99,7 @@ class Context:
             ack_seconds=ack_seconds,
         )
         self.stream_window = stream_window
-        self.initial_credit = min(256 * 1024, stream_window)
+        self.initial_credit = min(FIRST_WINDOW, stream_window)
         self.max_message = max_message
         self.close_seconds = close_seconds
         self.memory_seconds = memory_seconds

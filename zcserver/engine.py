@@ -144,7 +144,6 @@ class Engine:
         self._watching = False  # the codec's clock for missing acknowledgements runs
         self._writer_armed = False
         self._wake = float("inf")
-        self._credit_step = context.stream_window // 4
         self._close_deadline = float("inf")
 
     # -- what the driver calls -----------------------------------------------------------------------
@@ -186,7 +185,7 @@ class Engine:
         self._wake = float("inf")
         # A process that was stopped for a while finds its deadlines passed and the peer's bytes waiting.
         self.on_readable()
-        if self.phase is Phase.CLOSED:
+        if self._is_closed():
             return
         now = self._driver.time()
         if now >= self._close_deadline:
@@ -204,6 +203,9 @@ class Engine:
             self._refuse(error)
             return
         self.flush()
+
+    def _is_closed(self) -> bool:
+        return self.phase is Phase.CLOSED
 
     def flush(self) -> None:
         """Write what may be written; then see whether the connection's end has come nearer."""
@@ -321,7 +323,7 @@ class Engine:
         inbox = channel.inbox
         if inbox.ended or inbox.discarding:
             return
-        more = inbox.grant(self._credit_step)
+        more = inbox.grant()
         if more > 0:
             self.codec.credit(channel.state, channel.state.recv_credit + more)
             self.flush_soon()

@@ -18,14 +18,17 @@ UNDECIDED: Final = 0
 MESSAGES: Final = 1
 CHUNKS: Final = 2
 
+# What a stream is promised before anybody knows how fast it is read, in bytes.
+FIRST_WINDOW: Final = 128 * 1024
+
 _NOWHERE: Final = memoryview(bytearray(0))
 
 
 class Inbox:
     """Owned by a stream's channel; the receiver lands payload in it, the application takes it out.
 
-    ``window`` (bytes) bounds what is promised to the peer and not taken yet; ``max_message`` bounds what
-    is assembled in one piece.
+    ``window`` (bytes, at most) bounds what is promised to the peer and not taken yet; ``max_message``
+    bounds what is assembled in one piece.
     """
 
     __slots__ = (
@@ -41,6 +44,7 @@ class Inbox:
         "ended",
         "held",
         "max_message",
+        "max_window",
         "messages",
         "mode",
         "pieces",
@@ -51,7 +55,8 @@ class Inbox:
 
     def __init__(self, state: StreamState, memory: ReceiveMemory, window: int, max_message: int) -> None:
         self.state = state
-        self.window = window
+        self.window = min(FIRST_WINDOW, window)
+        self.max_window = window
         self.max_message = max_message
         self.mode = UNDECIDED
         self.pieces: deque[tuple[memoryview, bool, int]] = deque()  # (bytes, ends a message, charge)
@@ -245,16 +250,21 @@ class Inbox:
 
     # -- credit --------------------------------------------------------------------------------------
 
-    def grant(self, least: int) -> int:
+    def grant(self) -> int:
         """How many more wire bytes to promise now (0: nothing worth a frame); reserves them.
 
-        Returns -1 when more is due but the account is full. What is assembled for a waiting application
-        is not held against it, or a message larger than the window would wait for its own end.
+        Returns -1 when more is due but the account is full. The window begins small and doubles while the
+        application keeps up, as long as half the account is free: promises cannot be taken back, and
+        idle streams must not hold what others need. What is assembled for a waiting application is not
+        held against it, or a message larger than the window would wait for its own end.
         """
         held = self.held - self._open_bytes if self.mode == MESSAGES else self.held
         outstanding = self.state.recv_credit - self.state.recv_wire
-        want = self.window - held - outstanding
-        if want < least:
+        window = self.window
+        if outstanding + held <= window >> 1 and window < self.max_window and self._memory.roomy(window):
+            self.window = window = min(2 * window, self.max_window)
+        want = window - held - outstanding
+        if want < window >> 2:
             return 0
         return want if self._memory.reserve(want) else -1
 

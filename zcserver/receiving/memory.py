@@ -47,6 +47,10 @@ class ReceiveMemory:
         self.promised += nbytes
         return True
 
+    def roomy(self, nbytes: int) -> bool:
+        """Whether ``nbytes`` more would leave half the account free."""
+        return self.used + nbytes <= self.limit >> 1
+
     def unreserve(self, nbytes: int) -> None:
         """``nbytes`` of credit were used or given up."""
         self.promised -= nbytes

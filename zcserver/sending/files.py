@@ -20,7 +20,7 @@ class FileRegion:
     """``nbytes`` bytes of the open file ``fd`` from ``offset`` on, read piece by piece.
 
     Call ``prepare(count)`` and, when it says so (or calls back), take ``ready`` bytes: they are in ``pipe``
-    or, past the pipes' cap, in ``chunk``. ``consumed()`` makes room for the next piece. The descriptor is
+    or, past the pipes' cap, in ``chunk``. ``consumed()`` makes room for the next piece; whoever sends the frame clears ``busy`` after that. The descriptor is
     duplicated here, so the caller may close its own at once.
     """
 
@@ -33,19 +33,20 @@ class FileRegion:
         self.pipe: Pipe | None = None
         self.chunk: bytes | None = None
         self.ready = 0
-        self.filling = False
+        self.busy = False  # a thread fills the pipe, or a frame has taken it and is not in the socket yet
         self.error: BaseException | None = None
         self._kernel = kernel
         self._pipes = pipes
         self._splices = splices
         self._closed = False
+        self._reading = False
 
     def prepare(self, count: int, offload: Offload, resume: Callable[[], None]) -> bool:
         """Read the next piece of at most ``count`` bytes; True when it (or an ``error``) is there now.
 
         False: a thread reads it, since it is not in the page cache (or the file system cannot tell), and
         ``resume`` will be called. A file that has become shorter shows as an ``error``. Not to be called
-        before a frame that has taken this region's pipe is in the socket.
+        while ``busy``.
         """
         if self.pipe is None and self._splices:
             self.pipe = self._pipes.lease()
@@ -67,14 +68,15 @@ class FileRegion:
                 return len(self.chunk)
 
         def done(filled: int, error: BaseException | None) -> None:
-            self.filling = False
+            self.busy = self._reading = False
             self._filled(filled, error)
             if self._closed:
                 self._release()
             else:
                 resume()
 
-        self.filling = True
+        self.busy = True
+        self._reading = True
         offload(work, done)
         return False
 
@@ -89,12 +91,13 @@ class FileRegion:
         self._offset += self.ready
         self.nbytes -= self.ready
         self.ready = 0
+        self.busy = self.chunk is None
         self.chunk = None
 
     def close(self) -> None:
         """Give pipe and descriptor back (a thread that still reads into them does it when it is done)."""
         self._closed = True
-        if not self.filling:
+        if not self._reading:
             self._release()
 
     def _release(self) -> None:

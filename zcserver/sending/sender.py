@@ -190,8 +190,10 @@ class Sender:
             self.make_ready(channel)
             self.resume()
 
+        if region.busy:
+            return None  # CREDIT came early: a thread, or an unfinished frame, still uses the pipe
         due = not region.ready and region.error is None and size
-        if due and (region.filling or not region.prepare(size, self.offload, resume)):
+        if due and not region.prepare(size, self.offload, resume):
             return None
         if region.error is not None:
             self.failed(channel, region.error)
@@ -202,8 +204,13 @@ class Sender:
         if frame.last:
             frame.written = region.close
         elif frame.lane == FILE:
-            frame.written = partial(self.make_ready, channel)  # pump, which calls it, goes on by itself
+            frame.written = partial(self._drained, region, channel)
         return frame
+
+    def _drained(self, region: FileRegion, channel: Channel) -> None:
+        """The region's pipe is in the socket; ``pump``, which called this, goes on with the next piece."""
+        region.busy = False
+        self.make_ready(channel)
 
     def _commit(self, channel: Channel, frame: Frame) -> None:
         """Write the frame's header and give it its place in the byte stream: from here it will be sent."""
