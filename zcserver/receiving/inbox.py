@@ -19,7 +19,7 @@ MESSAGES: Final = 1
 CHUNKS: Final = 2
 
 # What a stream is promised before anybody knows how fast it is read, in bytes.
-FIRST_WINDOW: Final = 128 * 1024
+FIRST_WINDOW: Final = 256 * 1024
 
 _NOWHERE: Final = memoryview(bytearray(0))
 

@@ -20,7 +20,8 @@ class FileRegion:
     """``nbytes`` bytes of the open file ``fd`` from ``offset`` on, read piece by piece.
 
     Call ``prepare(count)`` and, when it says so (or calls back), take ``ready`` bytes: they are in ``pipe``
-    or, past the pipes' cap, in ``chunk``. ``consumed()`` makes room for the next piece; whoever sends the frame clears ``busy`` after that. The descriptor is
+    or, past the pipes' cap, in ``chunk``. ``consumed()`` makes room for the next piece;
+    whoever sends the frame clears ``busy`` after that. The descriptor is
     duplicated here, so the caller may close its own at once.
     """
 
