@@ -16,7 +16,11 @@ from tests.mutants import MUTANTS
 from zcserver import Context
 from zcserver.kernel.calls import Kernel
 
-KERNELS: dict[str, type[Kernel]] = {"reference": Kernel, "forbidden": ForbiddenKernel, "copies": CopyingKernel}
+KERNELS: dict[str, type[Kernel]] = {
+    "reference": Kernel,
+    "forbidden": ForbiddenKernel,
+    "copies": CopyingKernel,
+}
 _wanted = os.environ.get("ZCSERVER_TEST_KERNELS", ",".join(KERNELS)).split(",")
 
 

@@ -1,6 +1,7 @@
 """Safety rules broken on purpose. ``ZCSERVER_MUTANT=name`` plants one (tests/conftest.py).
 
-Each names the test that must fail while it is planted, and what that failure says; ``test_mutants.py`` sees to it that it does.
+Each names the test that must fail while it is planted, and what that failure says; ``test_mutants.py``
+sees to it that it does.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import pytest
 MUTANTS: dict[str, tuple[str, str, Callable[[pytest.MonkeyPatch], None]]] = {}
 
 
-def mutant(test: str, because: str = "TimeoutError") -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
+def mutant(
+    test: str, because: str = "TimeoutError"
+) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
     def register(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
         MUTANTS[plant.__name__] = (test, because, plant)
 
@@ -46,7 +49,10 @@ def recycle_when_tcp_has_acknowledged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Sender, "pump", too_early)
 
 
-@mutant(f"{SAFETY}test_a_message_is_complete_only_with_its_last_byte[asyncio-reference]", because="assert not True")
+@mutant(
+    f"{SAFETY}test_a_message_is_complete_only_with_its_last_byte[asyncio-reference]",
+    because="assert not True",
+)
 def acknowledgement_off_by_one(patch: pytest.MonkeyPatch) -> None:
     """The last byte of a frame is not waited for."""
     from zcserver.sending.ledger import Ledger
@@ -77,9 +83,12 @@ def lost_writable_wakeup(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "on_writable", lambda self: None)
 
 
-@mutant(f"{CLOSING}test_three_megabytes_sent_and_closed_at_once_arrive[asyncio-reference]", because="ConnectionLostError")
+@mutant(
+    f"{CLOSING}test_three_megabytes_sent_and_closed_at_once_arrive[asyncio-reference]",
+    because="ConnectionLostError",
+)
 def close_with_unread_input(patch: pytest.MonkeyPatch) -> None:
-    """close() at once, with an ACK unread: the kernel answers by RST, and the peer loses what it had not read."""
+    """close() at once, with an ACK unread: the kernel sends RST, and the peer loses what it had not read."""
     from zcserver.engine import Engine
 
     def careless(self: Any, deadline: float) -> None:
@@ -139,14 +148,20 @@ def control_waits_for_the_queue(patch: pytest.MonkeyPatch) -> None:
     take_control = Codec.take_control
 
     def last(self: Any) -> bytes:
-        if any(state.owner is not None and getattr(state.owner, "outgoing", None) for state in self.streams.values()):
+        if any(
+            state.owner is not None and getattr(state.owner, "outgoing", None)
+            for state in self.streams.values()
+        ):
             return b""
         return take_control(self)
 
     patch.setattr(Codec, "take_control", last)
 
 
-@mutant(f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]", because="EOFError")
+@mutant(
+    f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]",
+    because="EOFError",
+)
 def reset_drops_the_started_frame(patch: pytest.MonkeyPatch) -> None:
     """Deadlock 4: what is on its way is simply forgotten."""
     from zcserver.sending.sender import Sender

@@ -62,7 +62,7 @@ async def test_received_messages_that_are_kept_never_stop_sending(make_context):
         async def keep():
             while True:
                 await theirs.send(b"x" * 256 * KIB)
-                kept.append(await ours.receive())
+                kept.append(await ours.receive())  # noqa: F821
 
         with pytest.raises(zcserver.PoolTimeoutError, match="drop received messages") as caught:
             await keep()

@@ -17,8 +17,7 @@ async def test_a_message_of_any_size_arrives_as_it_was_sent(make_context, size):
     received = []
 
     async def handler(stream):
-        async for message in stream:
-            received.append(bytes(message))
+        received.extend([bytes(message) async for message in stream])
 
     content = bytes(range(256)) * (size // 256 + 1)
     context = make_context()

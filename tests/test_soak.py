@@ -64,5 +64,3 @@ async def test_a_ring_of_16_mib_carries_any_amount(make_context):
     stats = sending.pool.stats()
     assert (stats.free, stats.in_flight, stats.waiters) == (stats.size, 0, 0)
     assert stats.recycled >= number
-
-

@@ -276,7 +276,6 @@ class TestTheSums:
         kept.release()
         assert pool.stats().filling == 0
 
-
     def test_keep_a_principal_that_is_new_while_the_others_are_forgotten(self) -> None:
         pool, keep = Pool(2 * REGION), []
         for index in range(1000):
