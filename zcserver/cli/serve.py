@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import anyio
 
@@ -20,8 +20,6 @@ from zcserver.server import FileServer, Root
 
 from .exits import CommandError, ExitCode, printable
 from .loop import Interruption
-
-_FAREWELL: Final = 5.0  # seconds for the last acknowledgements once nothing runs any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +70,8 @@ async def _finish(
     """Let running requests end; whoever is still at it after ``grace`` seconds loses the connection."""
     if files.active:
         print(f"finishing {files.active} running requests (Ctrl-C ends them)", file=sys.stderr, flush=True)
-    drained = False
-    with interruption.cancels(), anyio.move_on_after(grace):
-        await files.drain()
-        drained = True
-    if drained:
-        with interruption.cancels():
-            await server.aclose(_FAREWELL)
-    for connection in list(server.connections):
-        connection.abort()
+    with interruption.cancels():
+        await server.aclose(grace)
 
 
 def _announce(settings: ServeSettings, port: int, context: zcserver.Context) -> None:

@@ -32,18 +32,12 @@ _in_thread = anyio.to_thread.run_sync
 
 
 class FileServer:
-    """Give ``handle`` to :func:`zcserver.serve`. ``active`` counts running requests.
-
-    To stop without cutting anyone off, call ``drain`` before the server's ``aclose``, which ends streams
-    where they stand.
-    """
+    """Give ``handle`` to :func:`zcserver.serve`. ``active`` counts running requests."""
 
     def __init__(self, root: Root) -> None:
         self.active = 0
         self.totals = Totals()
         self._root = root
-        self._draining = False
-        self._idle = anyio.Event()
         # Digests keep a processor busy each: they must not take the threads that open files.
         self._hashers = anyio.CapacityLimiter(max(1, len(os.sched_getaffinity(0))))
         self._methods: dict[str, Callable[[Stream], Awaitable[int]]] = {
@@ -59,8 +53,6 @@ class FileServer:
             raise StreamResetError(
                 ErrorCode.REFUSED, f"this server knows {', '.join(self._methods)}, not {shown(stream.method)}"
             )
-        if self._draining:
-            raise StreamResetError(ErrorCode.CANCELLED, "the server is shutting down: try again later")
         self.active += 1
         begin = time.monotonic()
         try:
@@ -71,8 +63,6 @@ class FileServer:
         finally:
             self.active -= 1
             self.totals.add(stream.connection)
-            if not self.active:
-                self._idle.set()
         seconds = time.monotonic() - begin
         _log.info(
             "%s %s %s: %d bytes in %.3f s",
@@ -82,13 +72,6 @@ class FileServer:
             nbytes,
             seconds,
         )
-
-    async def drain(self) -> None:
-        """Refuse new requests and wait for the running ones to end. Put a deadline around it."""
-        self._draining = True
-        while self.active:
-            self._idle = anyio.Event()
-            await self._idle.wait()
 
     async def _get(self, stream: Stream) -> int:
         file = await _in_thread(self._root.open_file, stream.path)

@@ -134,7 +134,8 @@ def confined(path: str) -> bytes:
     """
     raw = unescape(path)
     if b"\0" in raw:
-        raise StreamResetError(ErrorCode.REFUSED, f"{shown(path)} holds a zero byte: no file has such a name")
+        reason = f"no such file: {shown(path)} holds a zero byte, which no name has"
+        raise StreamResetError(ErrorCode.NOT_FOUND, reason)
     parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} holds '..': name the path from the root")
