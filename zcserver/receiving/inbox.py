@@ -138,6 +138,7 @@ class Inbox:
                 self._push(self._assembly, True, HEADER_SIZE + length)
                 self._assembly = None
                 self._assembly_total = 0
+                self._target = _NOWHERE  # or an idle stream would keep its last message's memory
             return ends or self.ended
         target, self._target = self._target, _NOWHERE
         if target is None and length:  # all of it went to the sink
