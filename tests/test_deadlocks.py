@@ -201,18 +201,18 @@ async def test_a_cancelled_send_leaves_the_stream_whole(make_context):
     context = make_context(window=MIB)
     async with joined(context) as ends:
         ours, theirs = await ends.stream()
-        sent = [await ours.send(bytes([number]) * 400 * KIB) for number in range(4)]
-        buffer = await ends.client.acquire(400 * KIB)
-        buffer.view[:] = b"C" * 400 * KIB
+        sent = [await ours.send(bytes([number]) * 500 * KIB) for number in range(3)]
+        buffer = await ends.client.acquire(500 * KIB)
+        buffer.view[:] = b"C" * 500 * KIB
         with anyio.CancelScope() as scope:
             scope.cancel()
             await ours.send(buffer)
         assert scope.cancelled_caught
-        buffer.view[:] = b"D" * 400 * KIB  # it is still ours
-        for number in range(4):
-            assert bytes(await theirs.receive()) == bytes([number]) * 400 * KIB
+        buffer.view[:] = b"D" * 500 * KIB  # it is still ours
+        for number in range(3):
+            assert bytes(await theirs.receive()) == bytes([number]) * 500 * KIB
         sent.append(await ours.send(buffer))
-        assert bytes(await theirs.receive()) == b"D" * 400 * KIB
+        assert bytes(await theirs.receive()) == b"D" * 500 * KIB
         for completion in sent:
             await completion.wait()
 

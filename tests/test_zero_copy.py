@@ -3,7 +3,7 @@
 import pytest
 
 from tests.raw_peer import MIB, in_socket, serving, until
-from zcserver.kernel.calls import span
+from zcserver.kernel.calls import memory_at, pointer_to
 
 pytestmark = pytest.mark.anyio
 SIZE = 64 * 1024  # fits the peer's receive buffer with room to spare
@@ -26,7 +26,7 @@ async def test_what_is_written_after_tcp_acknowledged_is_what_the_peer_reads(mak
             completion = await stream.send(buffer)
             await until(lambda: in_socket(stream))
             assert not completion.done
-            span(buffer.address, SIZE)[:] = b"B" * SIZE
+            memory_at(pointer_to(buffer.address), SIZE)[:] = b"B" * SIZE
             await peer.read_until(lambda: theirs.id in peer.messages)
             await completion.wait()
         by_reference = context.capabilities.vmsplice == "reference"

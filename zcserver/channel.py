@@ -35,8 +35,10 @@ class Channel:
         "queued",
         "ready",
         "reply",
+        "room_below",
         "starving",
         "state",
+        "wants_news",
     )
 
     def __init__(self, state: StreamState, inbox: Inbox) -> None:
@@ -51,14 +53,11 @@ class Channel:
         self.last_completion: Completion | None = None  # of the message that ended our side
         self.peer_commits = 0
         self.error: BaseException | None = None
+        self.wants_news = False  # a receiver waits for ``on_news``
+        self.room_below = -1  # call ``on_room`` when no more than so many bytes are queued
         self.on_news: Callable[[], object] = _ignore
         self.on_room: Callable[[], object] = _ignore
         self.on_reply: Callable[[], object] = _ignore
-
-    def framed(self, nbytes: int) -> None:
-        """``nbytes`` of queued payload became a frame."""
-        self.queued -= nbytes
-        self.on_room()
 
     def fail(self, error: BaseException) -> None:
         """The stream ended early: whoever waits on it learns why."""

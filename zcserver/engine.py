@@ -404,7 +404,8 @@ class Engine:
         if channel.inbox.ended and not channel.inbox.discarding:
             channel.inbox.close()
             self._driver.changed()
-        channel.on_news()
+        if channel.wants_news:
+            channel.on_news()
 
     def _on_refused(self, channel: Channel, error: MessageTooLargeError) -> None:
         """A message that cannot be assembled: the stream ends, the connection goes on."""
@@ -413,7 +414,8 @@ class Engine:
 
     def _send_failed(self, channel: Channel, error: BaseException) -> None:
         """A file could not be read on: what was promised is kept, the rest is given up."""
-        self.reset(channel, ErrorCode.CHANGED, str(error))
+        failed = isinstance(error, OSError) and error.errno is not None
+        self.reset(channel, ErrorCode.INTERNAL if failed else ErrorCode.CHANGED, str(error))
 
     # -- the end -------------------------------------------------------------------------------------
 

@@ -176,21 +176,24 @@ class Stream:
         return marker.completion
 
     async def _wait_for_room(self) -> None:
+        """Until half of what may queue is gone: a wake-up for every frame would cost more than the frame."""
         channel = self._channel
         while (channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES) and (
             channel.error is None
         ):
             if self._room is None:
                 self._room = anyio.Event()
+                channel.room_below = self._high_water >> 1
             await self._room.wait()
 
     def _on_room(self) -> None:
-        room = self._room
+        room, channel = self._room, self._channel
         if room is not None and (
-            (self._channel.queued < self._high_water and len(self._channel.outgoing) < _QUEUED_MESSAGES)
-            or self._channel.error is not None
+            (channel.queued <= self._high_water >> 1 and len(channel.outgoing) <= _QUEUED_MESSAGES >> 1)
+            or channel.error is not None
         ):
             self._room = None
+            channel.room_below = -1
             room.set()
 
     # -- receiving -----------------------------------------------------------------------------------
@@ -207,7 +210,8 @@ class Stream:
         while True:
             view = inbox.take_message()
             if view is not None:
-                self._engine.grant(self._channel)
+                if inbox.grant_due:
+                    self._engine.grant(self._channel)
                 return Message(view)
             await self._wait_for_news(lambda: inbox.messages > 0)
 
@@ -215,6 +219,13 @@ class Stream:
         return self
 
     async def __anext__(self) -> Message:
+        inbox = self._inbox
+        if inbox.messages:  # what `receive` would do, without a coroutine more
+            view = inbox.take_message()
+            assert view is not None
+            if inbox.grant_due:
+                self._engine.grant(self._channel)
+            return Message(view)
         try:
             return await self.receive()
         except anyio.EndOfStream:
@@ -232,7 +243,8 @@ class Stream:
         while True:
             view = inbox.take_chunk()
             if view is not None:
-                self._engine.grant(self._channel)
+                if inbox.grant_due:
+                    self._engine.grant(self._channel)
                 yield view
                 continue
             try:
@@ -284,6 +296,7 @@ class Stream:
                 if channel.error is not None:
                     raise channel.error.with_traceback(None)
                 self._news = anyio.Event()
+                channel.wants_news = True
                 if not channel.starving:
                     await self._news.wait()
                     continue
@@ -299,6 +312,7 @@ class Stream:
 
     def _on_news(self) -> None:
         if self._news is not None:
+            self._channel.wants_news = False
             self._news.set()
 
     # -- both ----------------------------------------------------------------------------------------

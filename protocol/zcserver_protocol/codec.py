@@ -29,7 +29,7 @@ from .incoming import Incoming
 from .limits import Limits
 from .outbox import MAX_PENDING_PONGS
 from .states import CLOSED, CLOSING, CONNECTION_NAMES, ENDED, ESTABLISHED, FLOWING, HALF, HALF_NAMES
-from .streams import ILLEGAL, Args, StreamState, after_frame
+from .streams import BOUNDARY, ILLEGAL, Args, StreamState, after_frame
 
 __all__ = ["Codec", "Limits"]
 
@@ -212,7 +212,8 @@ class Codec(Incoming):
         ``length`` bytes of payload to the socket, after all frames made before, whatever happens.
         """
         wire = stream.send_wire + HEADER_SIZE + length
-        left = after_frame(stream.send_remaining, length, remaining, flags)
+        whole = flags == END_MESSAGE and not remaining and stream.send_remaining == BOUNDARY
+        left = BOUNDARY if whole else after_frame(stream.send_remaining, length, remaining, flags)
         if (
             left == ILLEGAL
             or wire > stream.send_credit

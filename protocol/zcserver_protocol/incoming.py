@@ -47,7 +47,7 @@ from .states import (
     FLOWING,
     HALF,
 )
-from .streams import ILLEGAL, StreamState, after_frame, broken_rule
+from .streams import BOUNDARY, ILLEGAL, StreamState, after_frame, broken_rule
 
 _unpack = HEADER.unpack
 
@@ -116,7 +116,8 @@ class Incoming(Connection):
         stream = self.streams.get(stream_id)
         if stream is not None:
             wire = stream.recv_wire + HEADER_SIZE + length
-            left = after_frame(stream.recv_remaining, length, remaining, flags)
+            whole = flags == END_MESSAGE and not remaining and stream.recv_remaining == BOUNDARY
+            left = BOUNDARY if whole else after_frame(stream.recv_remaining, length, remaining, flags)
             if (
                 left == ILLEGAL
                 or offset != stream.recv_offset

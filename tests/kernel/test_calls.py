@@ -19,7 +19,8 @@ from zcserver.kernel.calls import (
     address_of,
     hold,
     release,
-    span,
+    memory_at,
+    pointer_to,
 )
 
 KIB64 = 64 * 1024
@@ -252,13 +253,13 @@ def test_the_iovec_buffer_cannot_move_while_the_kernel_may_look_at_it():
 def test_address_of_holds_nothing():
     data = bytearray(b"abc")
     address = address_of(data)
-    assert bytes(span(address, 3)) == b"abc"
+    assert bytes(memory_at(pointer_to(address), 3)) == b"abc"
     data.append(0)
 
 
 def test_address_of_takes_read_only_memory():
     data = b"abc"
-    assert bytes(span(address_of(data), 3)) == b"abc"
+    assert bytes(memory_at(pointer_to(address_of(data)), 3)) == b"abc"
 
 
 def test_hold_pins_a_buffer_until_release():
@@ -286,7 +287,7 @@ def test_memory_that_is_not_contiguous_is_refused():
 
 
 def test_a_span_is_writable_memory_whose_views_can_be_counted(pages):
-    exporter = span(address_of(pages), 8)
+    exporter = memory_at(pointer_to(address_of(pages)), 8)
     alone = sys.getrefcount(exporter)
     view = memoryview(exporter)
     view[:3] = b"abc"

@@ -68,6 +68,7 @@ _BYTES: Final = ffi.typeof("char[]")
 _POINTER: Final = ffi.typeof("char *")
 _ADDRESS: Final = ffi.typeof("uintptr_t")
 _from_buffer: Final = ffi.from_buffer
+_buffer: Final[Any] = ffi.buffer
 
 if ffi.sizeof("struct iovec") != IOVEC.size:
     raise ImportError("zcserver needs a 64-bit system: it fills a struct iovec as two 64-bit words")
@@ -244,10 +245,15 @@ def release(held: Any) -> None:
     ffi.release(held)
 
 
-def span(address: int, nbytes: int) -> Any:
-    """``nbytes`` of memory at ``address`` as a writable object with the buffer protocol.
+def pointer_to(address: int) -> Any:
+    """For :func:`memory_at`: making it costs more than using it."""
+    return ffi.cast(_POINTER, address)
+
+
+def memory_at(pointer: Any, nbytes: int) -> Any:
+    """``nbytes`` of memory at ``pointer`` as a writable object with the buffer protocol.
 
     All views of the memory refer to this object, so its reference count tells whether any are alive; it
     can be weakly referenced. It does not keep the memory mapped: its maker does.
     """
-    return ffi.buffer(ffi.cast(_POINTER, address), nbytes)
+    return _buffer(pointer, nbytes)

@@ -34,8 +34,8 @@ class Account:
     """One principal's memory: its regions, and all its pages, common ones too, against its quota."""
 
     __slots__ = (
-        "ceiling", "leased", "open", "outstanding", "principal", "region_ceiling", "retired", "stranger",
-        "waiting",
+        "ceiling", "hints", "leased", "open", "outstanding", "principal", "region_ceiling", "retired",
+        "stranger", "waiting",
     )  # fmt: skip
 
     def __init__(self, principal: Principal, ceiling: int, region_ceiling: int, stranger: bool) -> None:
@@ -50,6 +50,8 @@ class Account:
         """Regions it leases."""
         self.open: list[Region] = []
         """Those of its regions that may have room, the most recently used last."""
+        self.hints: dict[int, Region] = {}
+        """By page count: where a run of so many pages was found or came home last."""
         self.retired = False
         """Its connection is closed: regions leave it as they fall idle."""
         self.waiting = 0
@@ -57,13 +59,20 @@ class Account:
 
     def carve(self, pages: int) -> "Span | None":
         """Lease a run of pages from a region this account already has."""
-        for region in reversed(self.open):
-            span = region.carve(pages)
-            if span is not None:
-                if region.live == REGION_PAGES:
-                    self.shut(region)
-                return span
-        return None
+        region = self.hints.get(pages)
+        span = region.carve(pages) if region is not None and region.open and region.account is self else None
+        if span is None:
+            for region in reversed(self.open):
+                span = region.carve(pages)
+                if span is not None:
+                    self.hints[pages] = region
+                    break
+            else:
+                return None
+        region = span.region
+        if region.live == REGION_PAGES:
+            self.shut(region)
+        return span
 
     def enter(self, region: "Region") -> None:
         """Make the region, which nobody owns, this account's."""

@@ -9,12 +9,13 @@ while any slice, cast or array taken from it is alive.
 
 import warnings
 from enum import IntEnum
+from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from zcserver.errors import BufferStateError, ViewsAliveError
 from zcserver.memory.principal import Principal
-from zcserver.memory.region import Span, viewed
+from zcserver.memory.region import QUIET, Span
 
 if TYPE_CHECKING:
     from zcserver.memory.pool import Pool
@@ -110,7 +111,7 @@ class Buffer:
             if not allow_views:
                 self._refuse_views()
         else:
-            if not allow_views and viewed(span):
+            if not allow_views and getrefcount(span.exporter) > QUIET:
                 self.view = memoryview(span.exporter)
                 self._refuse_views()
         self.state = SENT

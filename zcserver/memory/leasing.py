@@ -65,6 +65,34 @@ class Leasing:
             self.too_much = pages
         return span
 
+    def reuse(self, account: Account, pages: int) -> Span | None:
+        """The common case of `find`, cheaply: a run of the size that came home last, in a leased region."""
+        region = account.hints.get(pages)
+        if region is None or not region.open or region.account is not account or not region.live:
+            return None
+        spans = region.spans.get(pages)
+        if not spans or (account.stranger and self.quarantine):
+            return None
+        region.live += pages
+        if region.live == REGION_PAGES:
+            account.shut(region)
+        return spans.pop()
+
+    def reshelve(self, span: Span) -> bool:
+        """The common case of `come_home`, cheaply: other spans of the region are still out."""
+        region, pages = span.region, span.pages
+        if not region.open or region.live <= pages or pages not in region.spans or span.tail:
+            return False
+        region.live -= pages
+        region.spans[pages].append(span)
+        region.largest = REGION_PAGES  # unknown: look again when a run is missing
+        account = region.account
+        assert account is not None  # a region is detached only while nothing is live
+        account.hints[pages] = region
+        if account is self._common:
+            self.too_much = inf
+        return True
+
     def come_home(self, span: Span) -> None:
         """The span is free again: nobody holds it, nothing views it."""
         region = span.region
@@ -81,8 +109,10 @@ class Leasing:
         assert account is not None  # a region is detached only while nothing is live
         if account is self._common:
             self.too_much = inf
-        if not region.open and not region.tainted:
-            account.reopen(region)
+        if not region.tainted:
+            account.hints[span.pages] = region
+            if not region.open:
+                account.reopen(region)
 
     def is_common(self, span: Span) -> bool:
         return span.region.account is self._common
@@ -124,9 +154,12 @@ class Leasing:
         """Whether a stranger may have regions. Once it leases some it uses them for smaller demands too."""
         if not stranger.leased and demand < STRANGER_PAGES:
             return False
-        if self.quarantine.full:
+        quarantine = self.quarantine
+        if not quarantine:
+            return True
+        if quarantine.full:
             self.sweep(self._clock())
-        return not self.quarantine.full
+        return not quarantine.full
 
     def _carve(self, account: Account, pages: int) -> Span | None:
         span = account.carve(pages) if pages <= REGION_PAGES else None

@@ -7,6 +7,7 @@ had now is waited for, and what can never be had is refused at once.
 import time
 from collections.abc import Callable, Sequence
 from math import inf
+from sys import getrefcount
 from typing import Final
 
 import anyio
@@ -18,7 +19,7 @@ from zcserver.memory.buffer import FILLING, SENT, Buffer
 from zcserver.memory.leasing import Leasing
 from zcserver.memory.principal import COMMON, Principal, PrincipalKind
 from zcserver.memory.quarantine import Quarantine
-from zcserver.memory.region import PAGE, PAGE_SHIFT, REGION, Arena, Span, pages_of, viewed
+from zcserver.memory.region import PAGE, PAGE_SHIFT, QUIET, REGION, Arena, Span, pages_of
 from zcserver.memory.report import PoolStats, timed_out
 from zcserver.memory.request import check
 from zcserver.memory.strays import VIEWED, Strays
@@ -102,9 +103,11 @@ class Pool:
         if demand > account.ceiling or pages < 1:
             check((nbytes,), account, self._pages)
             return None
-        span = self._leasing.find(account, pages, demand, by_reference_ok)
+        span = self._leasing.reuse(account, pages) if by_reference_ok else None
         if span is None:
-            return None
+            span = self._leasing.find(account, pages, demand, by_reference_ok)
+            if span is None:
+                return None
         self._queue.grants += 1
         return self._lease_out(span, nbytes, account, holder)
 
@@ -149,6 +152,25 @@ class Pool:
                 self._queue.grants += 1
                 return buffers
         return await self._wait(Waiter(tuple(sizes), account, holder, by_reference_ok), timeout)
+
+    def lend(self, nbytes: int, holder: object) -> memoryview | None:
+        """Common memory without a buffer around it, which comes back when the last view of it is gone.
+
+        ``None`` when there is none now; see `try_acquire`. Never goes by reference.
+        """
+        if (self._queue.waiting or self._returned) and not self._admits(holder):
+            return None
+        pages = (nbytes + (PAGE - 1)) >> PAGE_SHIFT
+        if pages > REGION_PAGES:
+            pages = -(-pages // REGION_PAGES) * REGION_PAGES
+        account = self._common
+        span = self._leasing.reuse(account, pages) or self._leasing.find(account, pages, pages, False)
+        if span is None:
+            return None
+        self._charge(span, account, holder).viewed += pages
+        exporter = span.lend(nbytes)
+        self._strays.follow(exporter, span, VIEWED)
+        return memoryview(exporter)
 
     @property
     def live(self) -> int:
@@ -217,13 +239,13 @@ class Pool:
 
     def recycle(self, span: Span) -> None:
         """The buffer's last holder is done with the span."""
-        if viewed(span):
+        if getrefcount(span.exporter) > QUIET:
             span.tally.viewed += span.pages
             self._strays.await_views(span, VIEWED)
-        else:
-            self._take_back(span)
-            if self._queue.waiting:
-                self._serve_after(span)
+            return
+        self._take_back(span)
+        if self._queue.waiting:
+            self._serve_after(span)
 
     def taint(self, span: Span) -> None:
         """A dead peer may still read the span."""
@@ -236,6 +258,13 @@ class Pool:
     # -- within --
 
     def _lease_out(self, span: Span, nbytes: int, account: Account, holder: object) -> Buffer:
+        self._charge(span, account, holder).filling += span.pages
+        if span.nbytes != nbytes or span.exporter is None:
+            span.export(nbytes)
+        return Buffer(self, span, nbytes, account.principal, holder, span.region.account is not self._common)
+
+    def _charge(self, span: Span, account: Account, holder: object) -> Tally:
+        """Put the span on the account; return the holder's tally, where the caller adds it in turn."""
         pages = span.pages
         account.outstanding += pages  # before anything is pruned: this account is in use from now on
         tally = self._tallies.get(holder)
@@ -243,13 +272,10 @@ class Pool:
             tally = self._open_tally(holder)
         span.account = account
         span.tally = tally
-        tally.filling += pages
         self._live += pages
         if self._live > self._peak:
             self._peak = self._live
-        if span.nbytes != nbytes or span.exporter is None:
-            span.export(nbytes)
-        return Buffer(self, span, nbytes, account.principal, holder, span.region.account is not self._common)
+        return tally
 
     def _take(
         self, sizes: Sequence[int], account: Account, holder: object, by_reference_ok: bool
@@ -275,7 +301,8 @@ class Pool:
         self._recycled += 1
         if self._poison and not span.region.tainted:  # what a dead peer may read is cut, never written to
             self._arena.poison(span)
-        self._leasing.come_home(span)
+        if not self._leasing.reshelve(span):
+            self._leasing.come_home(span)
         if self._closed:
             self._unmap_if_empty()
 

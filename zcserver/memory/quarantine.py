@@ -33,6 +33,10 @@ class Quarantine:
     def is_resting(self, region: Region) -> bool:
         return region in self._resting
 
+    def __bool__(self) -> bool:
+        """Whether dead peers are estimated to hold anything."""
+        return bool(self._resting or self._early)
+
     @property
     def resting(self) -> int:
         """Regions out of use."""

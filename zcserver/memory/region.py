@@ -11,8 +11,7 @@ import mmap
 import sys
 from typing import Any, Final
 
-from zcserver.kernel.calls import Kernel, address_of
-from zcserver.kernel.calls import span as memory_span
+from zcserver.kernel.calls import Kernel, address_of, memory_at, pointer_to
 from zcserver.memory.account import REGION_PAGES, Account, Tally
 
 PAGE: Final = 4096
@@ -68,10 +67,12 @@ class Span:
     """A run of pages; while leased, it knows whose account and which holder's tally it weighs on.
 
     Everything a program can reach the pages by hangs off ``exporter``, whose reference count therefore
-    says whether any view is alive (see :func:`viewed`). A free span keeps it for the next lease.
+    says whether any view is alive (see ``QUIET``). A free span keeps it for the next lease.
     """
 
-    __slots__ = ("account", "address", "exporter", "nbytes", "page", "pages", "region", "tail", "tally")
+    __slots__ = (
+        "_pointer", "account", "address", "exporter", "nbytes", "page", "pages", "region", "tail", "tally",
+    )  # fmt: skip
 
     account: Account
     tally: Tally
@@ -82,6 +83,7 @@ class Span:
         self.pages = pages
         self.address = region.address + page * PAGE
         self.nbytes = 0
+        self._pointer = pointer_to(self.address)
         self.exporter: Any = None
         self.tail: tuple[Region, ...] = ()
         """The further regions of a lease larger than one region."""
@@ -89,19 +91,24 @@ class Span:
     def export(self, nbytes: int) -> None:
         """Make the exporter for a lease of ``nbytes`` unless the last lease left a fitting one."""
         if self.nbytes != nbytes or self.exporter is None:
-            self.exporter = memory_span(self.address, nbytes)
+            self.exporter = memory_at(self._pointer, nbytes)
             self.nbytes = nbytes
+
+    def lend(self, nbytes: int) -> Any:
+        """An exporter for a lease that ends when it is gone: the span itself does not keep it."""
+        self.exporter = None
+        return memory_at(self._pointer, nbytes)
 
 
 class Region:
     """The unit of ownership: who uses it, how much of it is leased, and whether peers may still read it.
 
-    ``live`` counts leased pages. Spans that came home wait in ``_spans`` by their page count, so the common
+    ``live`` counts leased pages. Spans that came home wait in ``spans`` by their page count, so the common
     case, the same size again, is one ``pop``; they are merged only when a size is missing.
     """
 
     __slots__ = (
-        "_bump", "_largest", "_spans", "account", "address", "index", "live", "open", "sent", "tainted",
+        "_bump", "account", "address", "index", "largest", "live", "open", "sent", "spans", "tainted",
         "touched",
     )  # fmt: skip
 
@@ -122,19 +129,19 @@ class Region:
 
     def reset(self) -> None:
         """Forget the free spans: all pages are one run again. Only while nothing is live."""
-        self._spans: dict[int, list[Span]] = {}
+        self.spans: dict[int, list[Span]] = {}
         self._bump = 0
-        self._largest = REGION_PAGES
+        self.largest = REGION_PAGES
 
     def carve(self, pages: int) -> Span | None:
         """Lease ``pages`` (at most a region's) in one run; ``None`` if there is no such run."""
-        spans = self._spans.get(pages)
+        spans = self.spans.get(pages)
         if spans:
             span = spans.pop()
         elif self._bump + pages <= REGION_PAGES:
             span = Span(self, self._bump, pages)
             self._bump += pages
-        elif pages > REGION_PAGES - self.live or pages > self._largest:
+        elif pages > REGION_PAGES - self.live or pages > self.largest:
             return None
         else:
             found = self._merge_and_carve(pages)
@@ -148,16 +155,16 @@ class Region:
         """Take a span back; its pages may be carved again at once."""
         pages = span.pages
         self.live -= pages
-        self._largest = REGION_PAGES
-        spans = self._spans.get(pages)
+        self.largest = REGION_PAGES
+        spans = self.spans.get(pages)
         if spans is None:
-            self._spans[pages] = [span]
+            self.spans[pages] = [span]
         else:
             spans.append(span)
 
     def _merge_and_carve(self, pages: int) -> Span | None:
         runs: list[tuple[int, int]] = []  # (first page, page count), neighbours merged
-        free = sorted((span.page, span.pages) for spans in self._spans.values() for span in spans)
+        free = sorted((span.page, span.pages) for spans in self.spans.values() for span in spans)
         for page, count in [*free, (self._bump, REGION_PAGES - self._bump)]:
             if runs and runs[-1][0] + runs[-1][1] == page:
                 runs[-1] = (runs[-1][0], runs[-1][1] + count)
@@ -166,36 +173,28 @@ class Region:
         self._bump = runs.pop()[0]  # the last run always reaches the end
         fitting = [run for run in runs if run[1] >= pages]
         chosen = min(fitting, key=lambda run: run[1], default=None)
-        self._spans = {}
+        self.spans = {}
         for page, count in runs:
             if (page, count) == chosen:
                 page, count = page + pages, count - pages
             if count:
-                self._spans.setdefault(count, []).append(Span(self, page, count))
+                self.spans.setdefault(count, []).append(Span(self, page, count))
         if chosen is not None:
             return Span(self, chosen[0], pages)
         if self._bump + pages <= REGION_PAGES:
             self._bump += pages
             return Span(self, self._bump - pages, pages)
-        self._largest = max([REGION_PAGES - self._bump, *(count for _, count in runs)])
+        self.largest = max([REGION_PAGES - self._bump, *(count for _, count in runs)])
         return None
-
-
-def _references(span: Span) -> int:
-    return sys.getrefcount(span.exporter)
 
 
 def _quiet_references() -> int:
     span = Span(Region(0, 0), 0, 1)
-    span.exporter = memory_span(address_of(bytearray(PAGE)), PAGE)
-    return _references(span)
+    span.exporter = memory_at(pointer_to(address_of(bytearray(PAGE))), PAGE)
+    return sys.getrefcount(span.exporter)
 
 
-# Measured, and by the very expression it is compared with: how many references a call holds by itself
-# differs between Python versions (3.14 borrows some).
-_QUIET: Final = _quiet_references()
-
-
-def viewed(span: Span) -> bool:
-    """Whether any view (slice, cast, numpy array …) of the span's memory is alive."""
-    return _references(span) > _QUIET
+QUIET: Final = _quiet_references()
+"""``sys.getrefcount(span.exporter)`` of a span that nobody views: more means that some view (slice, cast, numpy
+array …) is alive. Measured, and by the very expression it is to be compared with: how many references a call
+holds by itself differs between Python versions (3.14 borrows some)."""

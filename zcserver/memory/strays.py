@@ -7,9 +7,10 @@ the span here; the pool settles it with its next call.
 import weakref
 from collections import deque
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Any, Final
 
-from zcserver.memory.region import Arena, Span, viewed
+from zcserver.memory.region import QUIET, Arena, Span
 
 VIEWED: Final = -1
 """Beside a buffer's states: given back, but views of it are alive."""
@@ -28,7 +29,7 @@ class Strays:
 
     def note(self, span: Span, state: int) -> None:
         """Nobody holds the span any more; it is due now, or when the last view of it is gone."""
-        if viewed(span):
+        if getrefcount(span.exporter) > QUIET:
             self.await_views(span, state)
         else:
             self.add(span, state)
@@ -42,14 +43,31 @@ class Strays:
     def await_views(self, span: Span, state: int) -> None:
         """Leave the span to the views of it; it is due when the last one is gone."""
         exporter, span.exporter = span.exporter, None
-        reference = weakref.ref(exporter, _views_gone)
-        _VIEWED[id(reference)] = (reference, self, span, state)
+        self.follow(exporter, span, state)
+
+    def follow(self, exporter: Any, span: Span, state: int) -> None:
+        """The span is due when ``exporter``, which all views of it hang off, is gone."""
+        loan = _Loan(exporter, _views_gone)
+        loan.strays = self
+        loan.span = span
+        loan.state = state
+        _VIEWED.add(loan)
+
+
+class _Loan(weakref.ref[Any]):
+    __slots__ = ("span", "state", "strays")
+
+    strays: Strays
+    span: Span
+    state: int
+    __hash__ = object.__hash__  # by identity: a dead reference has no other
+    __eq__ = object.__eq__
 
 
 # Not in the pool: views do not know that their memory belongs to one. This keeps the mapping for them.
-_VIEWED: Final[dict[int, tuple["weakref.ref[Any]", Strays, Span, int]]] = {}
+_VIEWED: Final[set[_Loan]] = set()
 
 
-def _views_gone(reference: "weakref.ref[Any]") -> None:
-    _, strays, span, state = _VIEWED.pop(id(reference))
-    strays.add(span, state)
+def _views_gone(loan: _Loan) -> None:
+    _VIEWED.discard(loan)
+    loan.strays.add(loan.span, loan.state)

@@ -34,6 +34,7 @@ class Inbox:
     __slots__ = (
         "_assembly",
         "_assembly_total",
+        "_grown_at",
         "_landed",
         "_memory",
         "_open_bytes",
@@ -65,6 +66,7 @@ class Inbox:
         self.ended = False
         self.discarding = False
         self.sink_done = False
+        self._grown_at = 0  # how many wire bytes had come when the window last grew
         self._memory = memory
         self._open_bytes = 0  # wire bytes of the pieces that belong to the unfinished message
         self._target: Any = _NOWHERE
@@ -86,13 +88,15 @@ class Inbox:
         if self._assembly is not None:
             self._target = self._assembly[self._assembly_total :]
             return
+        if not remaining and not self._open_bytes and self._sink is None:  # a whole message, most often
+            if length > self.max_message and self.mode == MESSAGES:
+                raise self._too_large(length)
+            self._target = self._memory.take(length) if length > SMALL else None
+            return
         if self.mode == MESSAGES and remaining and not self._open_bytes:
             total = length + remaining if remaining != UNKNOWN else length
             if total > self.max_message:
-                raise MessageTooLargeError(
-                    f"a message of {total} bytes exceeds max_message ({self.max_message} bytes): read it "
-                    f"with receive_into() or chunks(), or raise max_message"
-                )
+                raise self._too_large(total)
             if remaining != UNKNOWN:
                 self._assembly = self._memory.take(total)
                 self._target = self._assembly
@@ -104,18 +108,26 @@ class Inbox:
             )
         self._target = self._memory.take(length) if length > SMALL and not self._sink_open() else None
 
+    def _too_large(self, total: int) -> MessageTooLargeError:
+        return MessageTooLargeError(
+            f"a message of {total} bytes exceeds max_message ({self.max_message} bytes): read it with "
+            f"receive_into() or chunks(), or raise max_message"
+        )
+
     def _sink_open(self) -> bool:
         return self._sink is not None and not self.sink_done
 
     def landing(self, left: int) -> Any:
         """Where the next bytes of the current frame go: a writable view of at most ``left`` bytes."""
-        if self._target is None:
+        target = self._target
+        if target is None:
             if self._sink_open():
                 assert self._sink is not None
                 return self._sink[self._sink_filled : self._sink_filled + left]
-            self._target = memoryview(bytearray(left)) if left <= SMALL else self._memory.take(left)
+            self._target = target = memoryview(bytearray(left)) if left <= SMALL else self._memory.take(left)
             self._landed = 0
-        return self._target[self._landed : self._landed + left] if self._landed else self._target[:left]
+        landed = self._landed
+        return target if not landed and len(target) == left else target[landed : landed + left]
 
     def landed(self, count: int) -> None:
         """``count`` bytes were copied to where ``landing`` said."""
@@ -132,23 +144,24 @@ class Inbox:
         ends = bool(flags & END_MESSAGE)
         if flags & END_STREAM:
             self.ended = True
+        target, self._target = self._target, _NOWHERE  # or an idle stream would keep its last message's memory
         if self._assembly is not None:
             self._assembly_total += length
-            if ends:
-                self._push(self._assembly, True, HEADER_SIZE + length)
-                self._assembly = None
-                self._assembly_total = 0
-                self._target = _NOWHERE  # or an idle stream would keep its last message's memory
-            return ends or self.ended
-        target, self._target = self._target, _NOWHERE
-        if target is None and length:  # all of it went to the sink
-            if ends:
-                self.sink_done = True
+            if not ends:
+                return self.ended
+            target, self._assembly = self._assembly, None
+            self._landed = self._assembly_total
+            self._assembly_total = 0
+        elif target is None and length:  # all of it went to the sink
+            self.sink_done = self.sink_done or ends
             return self.sink_done or self.ended
+        elif self._sink is not None:
+            self.sink_done = self.sink_done or ends
         if length or ends:
-            if self._sink_open():
-                self.sink_done = self.sink_done or ends
-            self._push(target[: self._landed] if target is not None else _NOWHERE, ends, HEADER_SIZE + length)
+            landed = self._landed
+            if target is None:
+                target = _NOWHERE
+            self._push(target if landed == len(target) else target[:landed], ends, HEADER_SIZE + length)
         return self.messages > 0 or self.ended or self.mode != MESSAGES
 
     def small(self, payload: bytes, flags: int) -> None:
@@ -251,19 +264,28 @@ class Inbox:
 
     # -- credit --------------------------------------------------------------------------------------
 
+    @property
+    def grant_due(self) -> bool:
+        """Whether `grant` would find enough to promise; cheaper than asking it."""
+        state, window = self.state, self.window
+        held = self.held - self._open_bytes if self.mode == MESSAGES else self.held
+        return window - held - state.recv_credit + state.recv_wire >= window >> 2
+
     def grant(self) -> int:
         """How many more wire bytes to promise now (0: nothing worth a frame); reserves them.
 
-        Returns -1 when more is due but the account is full. The window begins small and doubles while the
-        application keeps up, as long as half the account is free: promises cannot be taken back, and
-        idle streams must not hold what others need. What is assembled for a waiting application is not
+        Returns -1 when more is due but the account is full. The window begins small and doubles with
+        every window that has come, as long as half the account is free: promises cannot be taken back,
+        and idle streams must not hold what others need. What is assembled for a waiting application is not
         held against it, or a message larger than the window would wait for its own end.
         """
         held = self.held - self._open_bytes if self.mode == MESSAGES else self.held
-        outstanding = self.state.recv_credit - self.state.recv_wire
+        arrived = self.state.recv_wire
+        outstanding = self.state.recv_credit - arrived
         window = self.window
-        if outstanding + held <= window >> 1 and window < self.max_window and self._memory.roomy(window):
+        if window < self.max_window and arrived - self._grown_at >= window and self._memory.roomy(window):
             self.window = window = min(2 * window, self.max_window)
+            self._grown_at = arrived
         want = window - held - outstanding
         if want < window >> 2:
             return 0

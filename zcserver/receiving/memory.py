@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from zcserver.memory import Pool, Principal, PrincipalKind
+from zcserver.memory import Pool
 
 # Below this a `bytes` object is as good as pages, and the allocator is faster.
 SMALL: Final = 16 * 1024
@@ -27,7 +27,6 @@ class ReceiveMemory:
         self.limit = limit
         self.promised = 0  # bytes of credit that peers have and have not used
         self._pool = pool
-        self._principal = Principal("receive", PrincipalKind.TRUSTED)
         self._starved: list[Callable[[], object]] = []
         self._overflow = 0  # bytes that found no place in the pool and were mapped on their own
         self._overflow_freed: deque[int] = deque()
@@ -59,10 +58,8 @@ class ReceiveMemory:
 
     def take(self, nbytes: int) -> memoryview:
         """A writable view of ``nbytes``, counted until its last view is gone."""
-        buffer = self._pool.try_acquire(nbytes, self._principal, "received messages", False)
-        if buffer is not None:
-            view = buffer.view[:]
-            buffer.release()  # which leaves the memory to the views of it
+        view = self._pool.lend(nbytes, "received messages")
+        if view is not None:
             return view
         # Only fragmentation leads here: the account has already admitted these bytes.
         mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -56,6 +56,7 @@ class Receiver:
         self._on_refused = on_refused
         self.heard = False  # whether the last ``read`` got any bytes
         self._staging = memoryview(bytearray(_STAGING))
+        self._next_header = self._staging[:HEADER_SIZE]
         self._start = 0  # staged bytes not looked at yet: [start, end)
         self._end = 0
         self._small = True  # the last frame was small: stage as much as there is
@@ -111,7 +112,7 @@ class Receiver:
     def _read_payload(self) -> tuple[int, int]:
         """Only called with nothing staged."""
         left = self._codec.payload_left
-        inbox = self._inbox
+        inbox = self._wanted()
         if inbox is None:
             if self._drain is None:
                 self._drain = memoryview(bytearray(_DRAIN))
@@ -123,12 +124,24 @@ class Receiver:
             count = self._kernel.recv_into(self._sock, target)
             self._landed(target, count)
             return count, room
-        ahead = _STAGING if self._small else HEADER_SIZE
-        count = self._kernel.recvmsg_into(self._sock, (target, self._staging[:ahead]))
+        ahead = self._staging if self._small else self._next_header
+        count = self._kernel.recvmsg_into(self._sock, (target, ahead))
         self._start = 0
-        self._end = count - room if count > room else 0
-        self._landed(target, count if count < room else room)
-        return count, room + ahead
+        if count < room:
+            self._end = 0
+            self._landed(target, count)
+        else:
+            self._end = count - room
+            self._landed(target, room)
+        return count, room + len(ahead)
+
+    def _wanted(self) -> Inbox | None:
+        """Where the current frame's payload goes; None once its stream was given up in mid-frame."""
+        inbox = self._inbox
+        if inbox is not None and inbox.discarding:
+            inbox = self._inbox = None
+            self._crc_parts.clear()
+        return inbox
 
     def _parse(self) -> None:
         """Go through what is staged."""
@@ -139,7 +152,7 @@ class Receiver:
             if left:
                 if not have:
                     return
-                inbox = self._inbox
+                inbox = self._wanted()
                 if inbox is None:
                     step = min(have, left)
                     self._start += step
@@ -224,7 +237,7 @@ class Receiver:
             self._verify(self._sum(parts), crc)
         if inbox.complete(flags, length):
             self._on_news(inbox.state.owner)
-        else:
+        elif inbox.grant_due:
             self._on_progress(inbox.state.owner)
 
     def _sum(self, parts: list[Any]) -> int:

@@ -110,14 +110,15 @@ class Lanes:
             frames += 1
             sent = frame.sent
             if sent < HEADER_SIZE:
-                _put_iovec(buffer, position, frame.header_at + sent, HEADER_SIZE - sent)
+                header_at = frame.slab.address + frame.header_start  # type: ignore[union-attr]
+                _put_iovec(buffer, position, header_at + sent, HEADER_SIZE - sent)
                 position += 16
                 slots -= 1
                 total += HEADER_SIZE - sent
                 sent = HEADER_SIZE
             left = frame.nbytes - sent
             if left:
-                at = frame.payload_at + sent - HEADER_SIZE
+                at = frame.outgoing.address + frame.start + sent - HEADER_SIZE
                 offset = at & _PAGE_MASK
                 pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
                 if pages > slots:  # the rest of this frame goes with the next piece
@@ -149,7 +150,7 @@ class Lanes:
         frame = self.train[0]
         if frame.sent < HEADER_SIZE:
             # MSG_MORE: the payload follows at once from the pipe, let them share a segment.
-            header = frame.header[frame.sent :]
+            header = memoryview(frame.header)[frame.sent :]
             self._advance(self._kernel.send(self._sock, header, socket.MSG_MORE), FILE)
             if frame.sent < HEADER_SIZE:
                 raise BlockingIOError

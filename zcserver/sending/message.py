@@ -113,43 +113,30 @@ class Frame:
     """One DATA frame: 32 header bytes and a run of one message's payload.
 
     ``sent`` counts the bytes written to the socket, header first; ``end`` is the frame's end in the
-    connection's count of DATA bytes; ``last`` marks the message's last frame. The header is at
-    ``header_at``, in a slab, for frames that may go by reference, and in ``header`` for the others.
+    connection's count of DATA bytes; ``last`` marks the message's last frame. The header is in ``header``
+    from ``header_start`` on: in the ``slab``, for frames that may go by reference, else in memory of its own.
     ``written`` is called once the whole frame is in the socket.
     """
 
     __slots__ = (
-        "end",
-        "header",
-        "header_at",
-        "lane",
-        "last",
-        "nbytes",
-        "outgoing",
-        "payload",
-        "payload_at",
-        "sent",
-        "slab",
-        "start",
-        "written",
-    )
+        "end", "header", "header_start", "lane", "last", "nbytes", "outgoing", "payload", "sent", "slab",
+        "start", "written",
+    )  # fmt: skip
 
-    def __init__(
-        self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None", position: int
-    ) -> None:
-        start = outgoing.framed
+    def __init__(self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None") -> None:
         self.outgoing = outgoing
-        self.start = start  # the payload's offset in its message
+        self.start = start = outgoing.framed  # the payload's offset in its message
         self.nbytes = size + HEADER_SIZE
         self.lane = lane
         self.slab = slab
-        if slab is not None:
-            self.header_at = slab.address + position
-            self.header: Any = slab.view[position : position + HEADER_SIZE]
+        if slab is None:
+            self.header: Any = bytearray(HEADER_SIZE)
+            self.header_start = 0
         else:
-            self.header_at = 0
-            self.header = memoryview(bytearray(HEADER_SIZE))
-        self.payload_at = outgoing.address + start
+            self.header = slab.view
+            self.header_start = position = slab.used
+            slab.used = position + HEADER_SIZE
+            slab.live += 1
         self.payload: Any = None
         self.sent = 0
         self.end = 0
@@ -163,8 +150,7 @@ class Frame:
             outgoing = self.outgoing
             view = outgoing.view if outgoing.view is not None else outgoing.memory.data  # type: ignore[union-attr]
             payload = view[self.start : self.start + self.nbytes - HEADER_SIZE]
-        if self.sent == 0:
-            return self.header, payload
-        if self.sent < HEADER_SIZE:
-            return self.header[self.sent :], payload
-        return b"", payload[self.sent - HEADER_SIZE :]
+        if self.sent >= HEADER_SIZE:
+            return b"", payload[self.sent - HEADER_SIZE :]
+        start = self.header_start
+        return memoryview(self.header)[start + self.sent : start + HEADER_SIZE], payload

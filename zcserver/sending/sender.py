@@ -18,7 +18,7 @@ from .files import FileRegion, Offload
 from .lanes import Lanes
 from .ledger import Ledger
 from .message import COPY, FILE, REFERENCE, Frame, Outgoing
-from .slab import HeaderSlab
+from .slab import LAST_HEADER, HeaderSlab
 from .statistics import TransferStatistics
 
 # Frames are cut this far ahead of the socket, in bytes: enough for the next pieces, little enough that a
@@ -33,9 +33,9 @@ class Channel(Protocol):
     state: StreamState
     outgoing: deque[Outgoing]
     ready: bool
-
-    def framed(self, nbytes: int) -> None:
-        """``nbytes`` of queued payload became a frame."""
+    queued: int
+    room_below: int
+    on_room: Callable[[], object]
 
 
 class Sender:
@@ -60,6 +60,7 @@ class Sender:
         self.failed: Callable[[Any, BaseException], None] = lambda channel, error: None
         self._codec = codec
         self._lanes = lanes
+        self._train = lanes.train
         self._pool = pool
         self._principal = principal
         self._holder = holder
@@ -116,6 +117,8 @@ class Sender:
                 if train:
                     lanes.send_train(bool(train[0].sent) and codec.control_pending)
                 elif not codec.control_pending:
+                    if self._slab is not None and not self.ledger:
+                        self._drop_slab()  # an idle connection keeps no page of a region in flight
                     return False
         except BlockingIOError:
             return True
@@ -134,8 +137,9 @@ class Sender:
                 return  # the acknowledgement that makes room calls pump again
             ready.popleft()
             channel.ready = False  # before framing, which may give the channel up
-            if self._frame_next(channel, outgoing, size):
-                self.make_ready(channel)
+            if self._frame_next(channel, outgoing, size) and channel.outgoing:
+                channel.ready = True
+                ready.append(channel)
 
     def _frame_next(self, channel: Channel, outgoing: Outgoing, size: int) -> bool:
         """Cut a frame of up to ``size`` payload bytes; False when the channel must wait to be made ready."""
@@ -144,25 +148,19 @@ class Sender:
             if allowed < 0 or (allowed == 0 and size):
                 return False  # until CREDIT
             size = allowed
-        if outgoing.file is None:
-            self._commit(channel, self._frame_memory(outgoing, size))
-            return True
-        frame = self._frame_file(channel, outgoing.file, outgoing, size)
-        if frame is None:
-            return False  # until a thread has read the piece; or for good, if the file failed
-        self._commit(channel, frame)
-        return frame.lane != FILE  # the pipe is this frame's payload until it is drained
-
-    def _frame_memory(self, outgoing: Outgoing, size: int) -> Frame:
+        if outgoing.file is not None:
+            frame = self._frame_file(channel, outgoing.file, outgoing, size)
+            if frame is None:
+                return False  # until a thread has read the piece; or for good, if the file failed
+            self._commit(channel, outgoing, frame)
+            return frame.lane != FILE  # the pipe is this frame's payload until it is drained
+        slab = None
         if outgoing.address:
             slab = self._slab
-            position = slab.take() if slab is not None else -1
-            if position < 0:
+            if slab is None or slab.used > LAST_HEADER:
                 slab = self._next_slab()
-                position = slab.take() if slab is not None else -1
-            if slab is not None:
-                return Frame(outgoing, size, REFERENCE, slab, position)
-        return Frame(outgoing, size, COPY, None, 0)
+        self._commit(channel, outgoing, Frame(outgoing, size, COPY if slab is None else REFERENCE, slab))
+        return True
 
     def _next_slab(self) -> HeaderSlab | None:
         """A fresh header page of this principal's, or None: then the frame is copied."""
@@ -198,7 +196,7 @@ class Sender:
         if region.error is not None:
             self.failed(channel, region.error)
             return None
-        frame = Frame(outgoing, region.ready, FILE if region.chunk is None else COPY, None, 0)
+        frame = Frame(outgoing, region.ready, FILE if region.chunk is None else COPY, None)
         frame.payload = region.pipe if region.chunk is None else memoryview(region.chunk)
         region.consumed()
         if frame.last:
@@ -212,26 +210,28 @@ class Sender:
         region.busy = False
         self.make_ready(channel)
 
-    def _commit(self, channel: Channel, frame: Frame) -> None:
+    def _commit(self, channel: Channel, outgoing: Outgoing, frame: Frame) -> None:
         """Write the frame's header and give it its place in the byte stream: from here it will be sent."""
-        outgoing = frame.outgoing
         size = frame.nbytes - HEADER_SIZE
-        flags = crc = 0
+        flags = crc = left = 0
         if frame.last:
             channel.outgoing.popleft()
             if outgoing.ends_message:
                 flags = END_MESSAGE
             if outgoing.ends_stream:
                 flags |= END_STREAM
+        else:
+            left = outgoing.nbytes - outgoing.framed - size
         if self._checksum is not None and size:
             crc = self._checksum(frame.copyable()[1])
             flags |= CRC
         outgoing.framed += size
-        left = outgoing.nbytes - outgoing.framed
-        self._codec.data_header_into(frame.header, 0, channel.state, size, left, flags, crc)
-        self._lanes.train.append(frame)
+        self._codec.data_header_into(frame.header, frame.header_start, channel.state, size, left, flags, crc)
+        self._train.append(frame)
         self.ledger.add(frame)
-        channel.framed(size)
+        channel.queued = queued = channel.queued - size
+        if queued <= channel.room_below:
+            channel.on_room()
 
     # -- acknowledgement and failure -----------------------------------------------------------------
 
@@ -242,17 +242,26 @@ class Sender:
             slab = frame.slab
             if slab is not None:
                 slab.live -= 1
-                if not slab.live and slab is not self._slab:
-                    slab.buffer.home()
+                if not slab.live:
+                    self._slab_home(slab)
             if frame.last:
                 outgoing = frame.outgoing
-                if outgoing.memory is not None or outgoing.file is not None:
+                memory = outgoing.memory
+                if memory is not None and outgoing.view is None:
+                    outgoing.memory = None
+                    memory.home()
+                elif memory is not None or outgoing.file is not None:
                     outgoing.memory_home()
                 outgoing.completion.resolve()
                 completed += 1
         self._statistics.messages_acknowledged += completed
-        if not self.ledger:
-            self._drop_slab()  # an idle connection keeps no page of a region in flight
+
+    def _slab_home(self, slab: HeaderSlab) -> None:
+        """All of its headers are acknowledged: nobody reads it any more."""
+        if slab is self._slab:
+            slab.used = 0
+        else:
+            slab.buffer.home()
 
     def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
         """Give up what ``channel`` has queued. Frames already cut are still sent, ``then`` is called after.

@@ -2,36 +2,28 @@
 
 from typing import Final
 
-from zcserver.kernel.calls import span
+from zcserver.kernel.calls import memory_at, pointer_to
 from zcserver.memory import PAGE, Buffer
 from zcserver_protocol.frames import HEADER_SIZE
 
-_LAST: Final = PAGE - HEADER_SIZE
+LAST_HEADER: Final = PAGE - HEADER_SIZE
+"""The last place in a page where a header fits."""
 
 
 class HeaderSlab:
     """One page of frame headers. It goes home when its last header has been acknowledged.
 
-    Call ``take`` for a place and write the header into ``view`` there; count ``live`` down when its frame
-    is acknowledged. The page is sealed like any sent buffer, but headers are still appended to it: no
-    place in it is ever written twice.
+    Write a header into ``view`` at ``used``, which must not be past ``LAST_HEADER``, then move ``used`` on
+    and count ``live`` up; count it down when that frame is acknowledged. The page is sealed like any sent
+    buffer, but headers are still appended to it: no place is written twice while anything in it is live.
     """
 
-    __slots__ = ("_used", "address", "buffer", "live", "view")
+    __slots__ = ("address", "buffer", "live", "used", "view")
 
     def __init__(self, buffer: Buffer) -> None:
         buffer.seal()
         self.buffer = buffer
         self.address = buffer.address
-        self.view = memoryview(span(buffer.address, PAGE))
+        self.view = memoryview(memory_at(pointer_to(buffer.address), PAGE))
         self.live = 0
-        self._used = 0
-
-    def take(self) -> int:
-        """Reserve room for one header; return its offset in the page, or -1 when the page is full."""
-        position = self._used
-        if position > _LAST:
-            return -1
-        self._used = position + HEADER_SIZE
-        self.live += 1
-        return position
+        self.used = 0
