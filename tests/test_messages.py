@@ -128,3 +128,29 @@ async def test_received_bytes_land_in_the_callers_memory(make_context):
         assert bytes(target[: len(content)]) == content
         with pytest.raises(anyio.EndOfStream):
             await stream.receive_into(target)
+
+
+async def test_small_files_sent_one_after_the_other_do_not_wait_for_credit(make_context, tmp_path):
+    """Nobody receives, so no CREDIT comes that would wake the sender for the second."""
+    paths = [tmp_path / name for name in "abc"]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * 5000)
+    over = anyio.Event()
+
+    async def handler(stream):
+        await over.wait()
+
+    context = make_context()
+    with anyio.fail_after(20):
+        async with (
+            zcserver.serve(handler, port=0, context=context) as server,
+            zcserver.connect(port=server.port, context=context) as connection,
+        ):
+            stream = await connection.open("PUT", "/")
+            completions = []
+            for path in paths:
+                with path.open("rb") as file:
+                    completions.append(await stream.send_file(file))
+            for completion in completions:
+                await completion.wait()
+            over.set()

@@ -155,13 +155,13 @@ class Inbox:
         elif target is None and length:  # all of it went to the sink
             self.sink_done = self.sink_done or ends
             return self.sink_done or self.ended
-        elif self._sink is not None:
-            self.sink_done = self.sink_done or ends
         if length or ends:
             landed = self._landed
             if target is None:
                 target = _NOWHERE
             self._push(target if landed == len(target) else target[:landed], ends, HEADER_SIZE + length)
+            if self._sink_open():  # it was attached while this frame landed elsewhere
+                self._pour()
         return self.messages > 0 or self.ended or self.mode != MESSAGES
 
     def small(self, payload: bytes, flags: int) -> None:
@@ -227,6 +227,12 @@ class Inbox:
         self._sink = sink
         self._sink_filled = 0
         self.sink_done = not len(sink)
+        self._pour()
+
+    def _pour(self) -> None:
+        """Move what is queued into the sink, so that what lands there next comes behind it."""
+        sink = self._sink
+        assert sink is not None
         while self.pieces and not self.sink_done:
             view, ends, wire = self.pieces.popleft()
             room = len(sink) - self._sink_filled

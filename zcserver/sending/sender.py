@@ -153,7 +153,8 @@ class Sender:
             if frame is None:
                 return False  # until a thread has read the piece; or for good, if the file failed
             self._commit(channel, outgoing, frame)
-            return frame.lane != FILE  # the pipe is this frame's payload until it is drained
+            # The pipe is this frame's payload until it is drained; the next message has one of its own.
+            return frame.last or frame.lane != FILE
         slab = None
         if outgoing.address:
             slab = self._slab

@@ -1,0 +1,63 @@
+"""Payload keeps its order wherever it lands: in messages, in the queue, or in the caller's memory."""
+
+import pytest
+
+from zcserver.memory import Pool
+from zcserver.receiving.inbox import CHUNKS, Inbox
+from zcserver.receiving.memory import ReceiveMemory
+from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
+from zcserver_protocol.streams import StreamState
+
+KIB = 1024
+SIZE = 32 * KIB
+
+
+@pytest.fixture
+def inbox():
+    memory = ReceiveMemory(1024 * KIB, Pool(2048 * KIB))
+    memory.reserve(10 * (SIZE + HEADER_SIZE))
+    return Inbox(StreamState(1, "GET", "/", {}, ours=True), memory, window=512 * KIB, max_message=1024 * KIB)
+
+
+def land(inbox, content):
+    """Let bytes of the current frame arrive."""
+    while content:
+        target = inbox.landing(len(content))
+        count = len(target)
+        target[:] = content[:count]
+        inbox.landed(count)
+        content = content[count:]
+
+
+@pytest.mark.parametrize("early", [0, 1000, SIZE - 1])
+def test_memory_attached_in_mid_frame_gets_that_frame_before_the_next(inbox, early):
+    first, second = b"1" * SIZE, b"2" * SIZE
+    inbox.mode = CHUNKS
+    inbox.begin(SIZE, SIZE)
+    land(inbox, first[:early])
+    sink = memoryview(bytearray(2 * SIZE))
+    inbox.attach(sink)
+    land(inbox, first[early:])
+    inbox.complete(0, SIZE)
+    inbox.begin(SIZE, 0)
+    land(inbox, second)
+    inbox.complete(END_MESSAGE, SIZE)
+    assert inbox.sink_done
+    assert inbox.detach() == 2 * SIZE
+    assert bytes(sink) == first + second
+    assert not inbox.pieces
+
+
+def test_a_message_that_ends_in_mid_frame_of_small_memory_goes_on_in_the_next(inbox):
+    content = bytes(range(256)) * (SIZE // 256)
+    inbox.mode = CHUNKS
+    inbox.begin(SIZE, 0)
+    small = memoryview(bytearray(1000))
+    inbox.attach(small)
+    land(inbox, content)
+    inbox.complete(END_MESSAGE, SIZE)
+    assert inbox.detach() == 1000
+    rest = memoryview(bytearray(SIZE))
+    inbox.attach(rest)
+    assert inbox.sink_done
+    assert bytes(small) + bytes(rest[: inbox.detach()]) == content
