@@ -11,6 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from zcserver_protocol.errors import ErrorCode
+
 STAT: Final = "STAT"
 LIST: Final = "LIST"
 GET: Final = "GET"
@@ -36,6 +38,18 @@ NOT_EMPTY: Final = 0x105
 NOT_A_DIRECTORY: Final = 0x106
 IO_ERROR: Final = 0x107
 """The server's disk failed, or cannot do this."""
+
+RESET_NAMES: Final[dict[int, str]] = {
+    **{code.value: code.name for code in ErrorCode},
+    NOT_A_FILE: "NOT_A_FILE",
+    EXISTS: "EXISTS",
+    READ_ONLY: "READ_ONLY",
+    NO_SPACE: "NO_SPACE",
+    MISMATCH: "MISMATCH",
+    NOT_EMPTY: "NOT_EMPTY",
+    NOT_A_DIRECTORY: "NOT_A_DIRECTORY",
+    IO_ERROR: "IO_ERROR",
+}
 
 STAGING: Final = ".zcserver"
 """In the top of a writable root: uploads on their way. Never listed, read or written through the protocol."""

@@ -15,6 +15,7 @@ from zcserver.errors import ConnectionLostError, TransferError
 from zcserver.file_protocol import DIGEST, GET, LIST, NOT_A_FILE, PAGE_ENTRIES, Page, escape
 from zcserver.server import FileServer, Root
 from zcserver.server.paths import OpenFile
+from zcserver.server.roots import Roots
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
@@ -287,7 +288,7 @@ def test_a_listing_ends_with_the_page_that_has_the_last_entry(served, count):
     for number in range(count):
         (served / f"{number:04}").touch()
     with Root(served) as root:
-        listing = Listing(root, "/", False)
+        listing = Listing(Roots([root]), "/", False)
         pages = [listing.next_page()]
         while pages[-1].more:
             pages.append(listing.next_page())

@@ -11,7 +11,7 @@ from zcserver import ErrorCode, StreamResetError
 from zcserver.file_protocol import NOT_A_FILE, escape, unescape, validator_of
 from zcserver.kernel.calls import Kernel
 from zcserver.server import Root
-from zcserver.server.paths import shown
+from zcserver.server.refusals import shown
 
 
 class WithoutOpenat2(Kernel):
