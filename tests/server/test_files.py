@@ -12,7 +12,7 @@ import zcserver
 from zcserver import ErrorCode, StreamResetError
 from zcserver.client import Address, Client, Progress, UrlError, VerificationError, local_path, parse_url
 from zcserver.errors import ConnectionLostError, TransferError
-from zcserver.file_protocol import DIGEST, GET, LIST, NOT_A_FILE, PAGE_ENTRIES, Page, escape
+from zcserver.file_protocol import DIGEST, GET, LIST, NOT_A_FILE, PAGE_ENTRIES, STAT, Page, escape
 from zcserver.server import FileServer, Root
 from zcserver.server.paths import OpenFile
 from zcserver.server.roots import Roots
@@ -65,7 +65,7 @@ class OnFirstPiece(Progress):
     def __init__(self, action):
         self.action = action
 
-    def received(self, nbytes):
+    def moved(self, path, nbytes):
         action, self.action = self.action, lambda: None
         action()
 
@@ -79,7 +79,7 @@ async def test_a_file_arrives_with_its_content_time_and_digest(served, local, ma
     source = filled(served / "file", nbytes)
     os.utime(source, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
     async with client_for(served, make_context) as client:
-        done = await client.fetch("/file", local / "copy")
+        done = await client.fetch("/file", local / "copy", verify=True)
     assert (local / "copy").read_bytes() == source.read_bytes()
     assert (local / "copy").stat().st_mtime_ns == source.stat().st_mtime_ns
     assert (done.nbytes, done.digest) == (nbytes, hashlib.sha256(source.read_bytes()).hexdigest())
@@ -95,7 +95,7 @@ async def test_a_file_goes_without_being_copied_by_the_server(served, local, mak
             zcserver.serve(files.handle, port=0, context=server_context) as server,
             zcserver.connect(port=server.port, context=make_context()) as connection,
         ):
-            await Client(connection).fetch("/file", local / "copy", verify=False)
+            await Client(connection).fetch("/file", local / "copy")
     totals = files.totals.as_dict()
     assert (totals["connections"], totals["file_bytes"], totals["copied_bytes"]) == (1, 4 * MIB, 0)
     assert server_context.pipes.file_pipes == 0
@@ -151,7 +151,6 @@ async def test_a_file_rewritten_while_it_is_sent_is_an_error_and_keeps_the_old_c
             await client.fetch(
                 "/file",
                 local / "copy",
-                verify=False,
                 progress=OnFirstPiece(lambda: os.utime(source, ns=(1, 1))),
             )
     assert caught.value.code == ErrorCode.CHANGED
@@ -201,7 +200,7 @@ async def test_content_that_differs_from_the_digest_is_not_kept(local, make_cont
     digest = hashlib.sha256(b"other").hexdigest()
     async with client_of(lying(b"bytes", 5, digest), make_context) as client:
         with pytest.raises(VerificationError, match="SHA-256"):
-            await client.fetch("/file", local / "copy")
+            await client.fetch("/file", local / "copy", verify=True)
     assert nothing_in(local)
 
 
@@ -209,7 +208,7 @@ async def test_content_that_differs_from_the_digest_is_not_kept(local, make_cont
 async def test_content_of_another_length_than_announced_is_not_kept(local, make_context, size):
     async with client_of(lying(b"bytes", size), make_context) as client:
         with pytest.raises(VerificationError, match=f"5 bytes came, {size}"):
-            await client.fetch("/file", local / "copy", verify=False)
+            await client.fetch("/file", local / "copy")
     assert nothing_in(local)
 
 
@@ -217,7 +216,7 @@ async def test_a_reply_without_sense_is_an_error_in_words(local, make_context):
     for size in (-1, "many", None, 2**63):
         async with client_of(lying(b"bytes", size), make_context) as client:
             with pytest.raises(TransferError, match="file server"):
-                await client.fetch("/file", local / "copy", verify=False)
+                await client.fetch("/file", local / "copy")
     assert nothing_in(local)
 
 
@@ -227,7 +226,7 @@ async def test_a_server_that_never_replies_is_an_error_in_words(local, make_cont
 
     async with client_of(handler, make_context) as client:
         with pytest.raises(TransferError, match="is it a zcserver file server"):
-            await client.fetch("/file", local / "copy", verify=False)
+            await client.fetch("/file", local / "copy")
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a//b", "./a", "", "a/..", "%2e%2e/evil", "a%00b", "."])
@@ -241,11 +240,13 @@ async def test_a_hostile_listing_writes_nothing_outside_the_target(local, make_c
         if stream.method == LIST:
             entries = b'{"path": "../evil", "type": "file", "size": 5}, {"path": "good", "type": "file", "size": 5}'
             await stream.send(b'{"entries": [' + entries + b'], "more": false}', end=True)
+        elif stream.method == STAT:
+            await stream.reply(type="directory", size=0, mtime_ns=0, validator="")
         else:
             await lying(b"bytes", 5)(stream)
 
     async with client_of(handler, make_context) as client:
-        tree = await client.fetch_tree("/", local / "tree", verify=False)
+        tree = await client.fetch_tree("/", local / "tree")
     assert [name for name, _ in tree.failures] == ["/../evil"]
     assert (tree.files, (local / "tree" / "good").read_bytes()) == (1, b"bytes")
     assert [path.name for path in local.iterdir()] == ["tree"]
