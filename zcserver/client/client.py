@@ -41,8 +41,8 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def client_context(**settings: Any) -> Context:
-    """A context for file transfers: files go from the page cache, and what comes has room for two batches."""
-    return Context(**{"pool_size": 16 * MIB, "stream_window": 2 * BATCH, **settings})
+    """A context for file transfers: files go from the page cache, and what comes has room for four batches."""
+    return Context(**{"pool_size": 16 * MIB, "stream_window": 4 * BATCH, **settings})
 
 
 class Client:
