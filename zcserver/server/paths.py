@@ -91,6 +91,7 @@ class Root:
         hidden: bool = True,
         links: LinkPolicy = "follow",
     ) -> None:
+        self.directory = os.fspath(directory)
         self.name = os.fsencode(name)
         if b"/" in self.name or b"\0" in self.name or self.name in (b".", b".."):
             raise MisuseError(f"{name!r} cannot be the name of a root: it must be one part of a path")

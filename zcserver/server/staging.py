@@ -30,23 +30,25 @@ _NAME: Final = os.fsencode(STAGING)
 class Staging:
     """The staging directory of one root, made and emptied. Blocks on the disk.
 
-    ``lock`` is held while a target is looked at and replaced. Raises OSError when the directory cannot be
-    made or used, BlockingIOError when another server has it. Close it at the end.
+    ``lock`` is held while a target is looked at and replaced. Raises OSError with its path when the directory
+    cannot be made or used, BlockingIOError when another server has it. Close it at the end.
     """
 
     def __init__(self, root: Root, disk: Disk) -> None:
         self.lock = threading.Lock()
         self.disk = disk
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(_NAME, 0o700, dir_fd=root.fd)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.fd = os.open(_NAME, flags, dir_fd=root.fd)
+        self.fd = -1
         try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(_NAME, 0o700, dir_fd=root.fd)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd = os.open(_NAME, flags, dir_fd=root.fd)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._empty()
-        except BaseException:
+        except OSError as error:
             self.close()
-            raise
+            place = os.path.join(root.directory, STAGING)
+            raise OSError(error.errno, error.strerror, place) from error
 
     def _empty(self) -> None:
         for name in os.listdir(self.fd):
