@@ -22,7 +22,7 @@ def add_others(app: typer.Typer) -> None:
 def _serve(
     roots: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DIR...", help="What to offer; several by name: NAME=DIR."),
+        typer.Argument(metavar="DIR", help="What to offer; several by name: NAME=DIR."),
     ] = None,
     bind: Annotated[
         list[str] | None,

@@ -43,7 +43,7 @@ LanesOption = Annotated[
     ),
 ]
 UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="zc://host[:port]/path")]
-UrlsArgument = Annotated[list[str], typer.Argument(metavar="URL...", help="zc://host[:port]/path")]
+UrlsArgument = Annotated[list[str], typer.Argument(metavar="URL", help="zc://host[:port]/path")]
 JobsOption = Annotated[
     int, typer.Option("-j", "--jobs", min=1, max=64, metavar="N", help="How many files at once.")
 ]
@@ -62,7 +62,13 @@ VerifyOption = Annotated[
 RestartOption = Annotated[bool, typer.Option("--restart", help="Begin anew; do not resume earlier tries.")]
 LimitRateOption = Annotated[
     int,
-    typer.Option("--limit-rate", parser=parse_size, metavar="SIZE", help="At most so many bytes per second."),
+    typer.Option(
+        "--limit-rate",
+        parser=parse_size,
+        metavar="SIZE",
+        show_default=False,
+        help="At most so many bytes per second, e.g. 10M.",
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON, for scripts.")]

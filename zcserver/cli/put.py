@@ -9,7 +9,7 @@ from zcserver.client import Client, Progress, is_url, parse_url
 from zcserver.file_protocol import escape
 
 from .exits import CommandError, ExitCode, printable
-from .session import Outcome, TransferSettings, transferring
+from .session import WOULD_BE, Outcome, TransferSettings, transferring
 
 
 async def put(sources: list[str], url: str, recursive: bool, settings: TransferSettings) -> ExitCode:
@@ -63,7 +63,7 @@ async def sync(source: str, target: str, delete: bool, dry_run: bool, settings: 
     """Make ``target`` like ``source``; one of them is a URL."""
     if is_url(source) == is_url(target):
         raise CommandError("of SRC and DST, one is a URL and the other a local directory", ExitCode.USAGE)
-    outcome = Outcome("to transfer" if dry_run else "transferred")
+    outcome = Outcome(WOULD_BE if dry_run else "transferred")
     address = parse_url(source if is_url(source) else target)
     async with transferring(address, settings) as (client, progress):
         report = await client.sync(

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from zcserver.client import Address, Client, Transferred, TreeReport, client_context, parse_url
 from zcserver.errors import TransferError
@@ -18,7 +18,8 @@ from .loop import Interruption
 from .options import amount, rate
 from .progress import ProgressBars
 
-_FAILURES_SHOWN = 5
+_FAILURES_SHOWN: Final = 5
+WOULD_BE: Final = "to transfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +124,22 @@ class Outcome:
 
     def _in_words(self, seconds: float, verified: bool) -> str:
         moved = self.nbytes - self.resumed
-        words = [f"{self.files} {'file' if self.files == 1 else 'files'} {self.verb}"]
-        words.append(f"{amount(moved)} in {seconds:.2f} s, {rate(moved, seconds)}")
+        words = [f"{_count(self.files, 'file')} {self.verb}"]
+        if self.verb == WOULD_BE:
+            words.append(amount(moved))
+        elif moved:
+            words.append(f"{amount(moved)} in {seconds:.2f} s, {rate(moved, seconds)}")
         if self.resumed:
             words.append(f"{amount(self.resumed)} were here already")
-        if verified:
+        if verified and self.files:
             words.append("verified by SHA-256")
         if self.report is not None:
             if self.report.unchanged:
                 words.append(f"{self.report.unchanged} unchanged")
             if self.report.removed:
-                words.append(f"{self.report.removed} removed")
+                words.append(f"{self.report.removed} {'to remove' if self.verb == WOULD_BE else 'removed'}")
             if self.report.skipped:
-                words.append(f"{len(self.report.skipped)} links and special files left out")
+                words.append(f"{_count(len(self.report.skipped), 'link or special file')} left out")
         return ", ".join(words)
 
     def _failed(self) -> CommandError:
@@ -186,6 +190,10 @@ def by_server(urls: list[str]) -> list[list[Address]]:
         address = parse_url(url)
         groups.setdefault((address.host, address.port, address.socket), []).append(address)
     return list(groups.values())
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _encodable(name: str) -> str:

@@ -85,7 +85,7 @@ def _get(
 
 
 def _put(
-    sources: Annotated[list[str], typer.Argument(metavar="PATH...", help="Local files, or directories.")],
+    sources: Annotated[list[str], typer.Argument(metavar="PATH", help="Local files, or directories.")],
     url: UrlArgument,
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")

@@ -41,7 +41,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def client_context(**settings: Any) -> Context:
-    """A context for file transfers: files go from the page cache, and what comes has room for four batches."""
+    """A context for file transfers: files go from the page cache; four batches may wait to be written."""
     return Context(**{"pool_size": 16 * MIB, "stream_window": 4 * BATCH, **settings})
 
 
