@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from zcserver.errors import MisuseError, StreamResetError
-from zcserver.file_protocol import STAGING, unescape, validator_of
+from zcserver.file_protocol import NOT_A_FILE, STAGING, unescape, validator_of
 from zcserver.kernel.calls import (
     DEFAULT,
     RESOLVE_BENEATH,
@@ -137,6 +137,8 @@ class Root:
             fd = self.open(relative + (b"/." if path.endswith("/") else b""), _READ)
             try:
                 status = os.fstat(fd)
+                if stat.S_ISDIR(status.st_mode):
+                    raise StreamResetError(NOT_A_FILE, f"{shown(path)} is a directory: fetch it with -r")
                 if not stat.S_ISREG(status.st_mode):
                     raise not_a_file(path, status.st_mode)
                 return OpenFile(fd, status, self, relative)

@@ -74,12 +74,10 @@ def not_a_directory(path: str) -> StreamResetError:
 
 def not_a_file(path: str, mode: int) -> StreamResetError:
     """The refusal of what stands at ``path``, by its ``st_mode``."""
-    if stat.S_ISDIR(mode):
-        return StreamResetError(NOT_A_FILE, f"{shown(path)} is a directory: fetch it with -r")
-    return StreamResetError(NOT_A_FILE, f"{shown(path)} is a {kind_of(mode)}, not a file")
+    return StreamResetError(NOT_A_FILE, f"{shown(path)} is a {_kind(mode)}, not a file")
 
 
-def kind_of(mode: int) -> str:
+def _kind(mode: int) -> str:
     if stat.S_ISLNK(mode):
         return "symbolic link"
     if stat.S_ISFIFO(mode):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from zcserver.errors import StreamResetError
-from zcserver.file_protocol import ALGORITHM, MISMATCH, NO_SPACE, STAGING, validator_of
+from zcserver.file_protocol import ALGORITHM, MISMATCH, NO_SPACE, NOT_A_FILE, STAGING, validator_of
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import Disk, status_of
@@ -99,7 +99,9 @@ class Upload:
     def begin(self) -> None:
         """Refuse what would be refused at the end, then make the temporary file."""
         if self._path.endswith("/"):
-            raise not_a_file(self._path, stat.S_IFDIR)
+            raise StreamResetError(
+                NOT_A_FILE, f"{shown(self._path)}: no file has a name with a slash at the end"
+            )
         with self._root.parent_of(self._path) as (directory, name):
             self._admit(status_of(name, directory))
             self._check_space()
