@@ -133,7 +133,7 @@ class AccessLog:
         return _encode({"note": words}).decode() + "\n" if self._json else f"# {words}\n"
 
     def _follow_rotation(self) -> None:
-        if self._file is sys.stderr or not self._waiting.empty():
+        if self._file is sys.stderr:
             return
         try:
             same = os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))

@@ -87,6 +87,7 @@ class Writer:
     ) -> None:
         """Write what arrives, a batch per thread hop; the connection goes on receiving meanwhile."""
         batch: list[memoryview] = []
+        enough = min(_BATCH, pace.piece)
         batched = 0
         pieces = 0
         # Its type says AsyncIterator, but it is a generator: closed here, not whenever it is collected.
@@ -100,13 +101,14 @@ class Writer:
                 if wanted.size is not None and request.nbytes > wanted.size:
                     reason = f"{shown(wanted.path)}: more bytes came than the {wanted.size} announced"
                     raise StreamResetError(MISMATCH, reason)
-                if batched >= _BATCH or len(batch) >= _BATCH_PIECES:
+                if batched >= enough or len(batch) >= _BATCH_PIECES:
                     await anyio.to_thread.run_sync(upload.write, batch, limiter=self._writers)
                     await pace.spend(batched)
                     batched = 0
         if not pieces:
             raise StreamResetError(ErrorCode.REFUSED, "PUT: no message came, not even an empty one")
         await anyio.to_thread.run_sync(upload.write, batch, limiter=self._writers)
+        await pace.spend(batched)
 
     async def mkdir(self, stream: Stream, request: Request, pace: Pace) -> None:
         parents = arguments.flag(stream, "parents")
