@@ -25,12 +25,13 @@ _BEGINNING: Final = """\
 socket `zc+unix://%2Frun%2Fzc.sock/path`. Any byte of a path may be written `%XX`; a percent sign is `%25`.
 `zcserver ls` prints names in that form.
 
-**Sizes** are bytes, or `64K`, `10M`, `1.5G`, `2T` (powers of 1024). **Patterns** (`GLOB`): `*`, `?` and `[abc]`
-stay within one name, `**` crosses folders; a pattern without a slash is for names in any folder, one with a
-slash for the whole path below the top.
+**Sizes** are bytes, or `64K`, `10M`, `1.5G`, `2T` (powers of 1024). **Patterns** (`GLOB`): `*`, `?` and
+`[abc]` stay within one name, `**` crosses folders; a pattern without a slash is for names in any folder, one
+with a slash for the whole path below the top.
 
-**Output**: results for scripts go to stdout (`--json`; the data itself with `-o -`), everything else to stderr:
-bars if that is a terminal, else one line at the end. An error is one line and an [exit code](#exit-codes).
+**Output**: results for scripts go to stdout (`--json`; the data itself with `-o -`), everything else to
+stderr: bars if that is a terminal, else one line at the end. An error is one line and an
+[exit code](#exit-codes).
 
 **Partial downloads** are called `.NAME.zcpart`, with a record `.NAME.zcfrom` of the file they are a part of.
 They may be removed at any time; both go when the download is complete.
