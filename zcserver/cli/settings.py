@@ -5,6 +5,7 @@ Whatever its source, a value is read by the one function of its setting, and an 
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _PREFIX: Final = "ZCSERVER_"
 _POOL: Final = 64 * MIB
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
+_HOST_PORT: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::(.+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,21 +142,16 @@ def _bind(text: str) -> tuple[str, int | None]:
         if text == "unix:":
             raise ValueError("unix: needs a path behind it")
         return text, None
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-        if not bracket or rest == port != "":
-            raise ValueError(f"{text!r} is no address; write [::1]:{DEFAULT_PORT}")
-    elif text.count(":") > 1:
-        host, port = text, ""
-    else:
-        host, _, port = text.partition(":")
-    if not host or host.isdigit():
+    if text.count(":") > 1 and "[" not in text:
+        return text, None  # IPv6 without a port
+    match = _HOST_PORT.fullmatch(text)
+    host = match and (match[1] or match[2])
+    if match is None or not host or host.isdigit():
         raise ValueError(
-            f"{text!r} names no host; write 127.0.0.1:{DEFAULT_PORT}, *:{DEFAULT_PORT} for all addresses, "
-            "or only --port"
+            f"{text!r} is no address; write 127.0.0.1:{DEFAULT_PORT}, [::1]:{DEFAULT_PORT}, "
+            f"*:{DEFAULT_PORT} for all of them, or only --port"
         )
-    return host, _port(port) if port else None
+    return host, _port(match[3]) if match[3] else None
 
 
 # -- the settings ----------------------------------------------------------------------------------
