@@ -373,7 +373,7 @@ async def test_a_tree_arrives_whole_with_odd_names_and_empty_folders(served, loc
     for number, name in enumerate(EVERY_NAME):
         folder = os.path.join(os.fsencode(served), b"in " + name)
         os.mkdir(folder)
-        Path(os.fsdecode(os.path.join(folder, name))).write_bytes(bytes([number]) * number * 50_000)
+        filled(Path(os.fsdecode(os.path.join(folder, name))), number * 50_000, number)
     (served / "empty").mkdir()
     (served / "link").symlink_to("plain")
     async with client_for(served, make_context) as client:
