@@ -12,7 +12,7 @@ import msgspec
 from zcserver.connection import Connection
 from zcserver.context import MIB, Context
 from zcserver.endpoints import connect
-from zcserver.errors import MisuseError, TransferError
+from zcserver.errors import ConnectionLostError, MisuseError, TransferError
 from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, REMOVE, RENAME, STAT, Entry, Page
 from zcserver.pace import Pace
 
@@ -92,7 +92,12 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+        try:
+            await self._stack.__aexit__(kind, error, trace)
+        except ConnectionLostError:
+            # Every operation has had its answer: a farewell that went wrong has lost nothing.
+            if error is not None:
+                raise
 
     @property
     def connection(self) -> Connection:
