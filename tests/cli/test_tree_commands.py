@@ -83,7 +83,10 @@ def test_small_commands_look_and_arrange(writable_url, writable_server, served):
     assert zcserver("ls", "-r", base).stdout.splitlines() == ["a/", "a/100%25 %0A", "a/b/"]
     assert "              5 " in zcserver("ls", "-l", f"{base}/a").stdout
     listed = [json.loads(line) for line in zcserver("ls", "--json", f"{base}/a").stdout.splitlines()]
-    assert [(entry["path"], entry["type"]) for entry in listed] == [("100%25 %0A", "file"), ("b", "directory")]
+    assert [(entry["path"], entry["type"]) for entry in listed] == [
+        ("100%25 %0A", "file"),
+        ("b", "directory"),
+    ]
     zcserver("mv", f"{base}/a/100%25 %0A", f"{base}/a/b/c")
     assert zcserver("ls", f"{base}/a/b/c").stdout.endswith("/a/b/c\n")
     status = json.loads(zcserver("stat", "--json", f"{base}/a/b/c").stdout)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import anyio.to_thread
 
 from zcserver.connection import Connection
@@ -23,7 +24,10 @@ from zcserver_protocol.errors import ErrorCode
 from .progress import ChangedError, Progress, Transferred
 from .request import finished, number, opened, reply_of
 
-_PIECE: Final = 4 * MIB
+# Pieces take about a quarter of a second each: long beside a round trip, short for who watches progress.
+_SECONDS: Final = 0.25
+_PIECE_LEAST: Final = MIB
+_PIECE_MOST: Final = 64 * MIB
 # O_NONBLOCK: opening a FIFO does not wait for a writer, and is refused below.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _in_thread = anyio.to_thread.run_sync
@@ -126,16 +130,20 @@ async def _send(
     stream: Stream, file: _Source, position: int, path: str, pace: Pace, progress: Progress
 ) -> None:
     """The bytes, a look whether they still are the file's, the end; then the server's word for it."""
-    piece = min(_PIECE, pace.piece)
+    piece = _PIECE_LEAST
     while True:  # at least one message: there must be one to commit
-        nbytes = min(piece, file.size - position)
-        completion = await file.send(stream, position, nbytes)
+        nbytes = min(piece, pace.piece, file.size - position)
+        began = anyio.current_time()
+        # One message at a time: behind one that was read by a thread, a second queued file message is
+        # forgotten by the sender. The pause of a round trip is short beside a piece.
+        await (await file.send(stream, position, nbytes))
         progress.moved(path, nbytes)
         position += nbytes
         if position >= file.size:
             break
+        seconds = anyio.current_time() - began
+        piece = min(2 * piece, _PIECE_MOST) if seconds < _SECONDS else max(piece // 2, _PIECE_LEAST)
         await pace.spend(nbytes)
-    await completion
     try:
         file.check()
     except ChangedError as error:
