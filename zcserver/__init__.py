@@ -7,11 +7,15 @@
         completion = await stream.send(buffer)         # queued by reference; the buffer is gone for you
         await completion.wait()                        # the peer has copied the last byte
 
+    async with zcserver.Client("zc://127.0.0.1/") as client:   # files of a `zcserver serve`
+        await client.fetch("/big.bin", Path("big.bin"))
+
 ``docs/design.md`` walks a message through the modules.
 """
 
 from zcserver_protocol.errors import ErrorCode
 
+from .client import Client
 from .connection import DEFAULT_PORT, Connection
 from .context import Context
 from .endpoints import connect, serve
@@ -37,6 +41,7 @@ __all__ = [
     "DEFAULT_PORT",
     "Buffer",
     "BufferStateError",
+    "Client",
     "Completion",
     "Connection",
     "ConnectionLostError",

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import anyio.abc
 from .connection import DEFAULT_PORT, Connection, Handler
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, TransferError
+from .listeners import Listener, listen, listen_unix
 
 _log = logging.getLogger("zcserver")
 # Out of descriptors or memory: accepting again at once would spin.
@@ -44,7 +46,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
     cancellation in it aborts. ``handler`` serves the streams that the peer opens. ``trust_peer`` allows
     foreign memory (bytes, arrays) to go by reference: a peer that lies about its acknowledgements, or
     outlives the connection, then reads what your heap puts there next. ``timeout`` (seconds) covers
-    connecting and the handshake.
+    connecting and the handshake. ``path`` names a Unix socket, instead of host and port.
 
     Raises ConnectionLostError when nobody listens, HandshakeError when it is no ZCP/1 peer.
     """
@@ -54,6 +56,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         *,
+        path: str | None = None,
         context: Context | None = None,
         handler: Handler | None = None,
         trust_peer: bool = False,
@@ -62,6 +65,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         super().__init__(context)
         self._host = host
         self._port = port
+        self._path = path
         self._handler = handler
         self._trust_peer = trust_peer
         self._timeout = timeout
@@ -70,15 +74,19 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         await self._tasks.__aenter__()
         try:
             with anyio.fail_after(self._timeout):
-                sock = await _dial(self._host, self._port)
+                if self._path is not None:
+                    sock = await _dial_unix(self._path)
+                else:
+                    sock = await _dial(self._host, self._port)
                 self._connection = Connection(
                     sock, "client", self.context, self._tasks, self._handler, self._trust_peer
                 )
                 await self._connection.established()
         except TimeoutError as error:
             await self._give_up()
+            place = self._path or f"{self._host}:{self._port}"
             raise HandshakeError(
-                f"{self._host}:{self._port} did not answer within {self._timeout} s: is it a zcserver?"
+                f"{place} did not answer within {self._timeout} s: is it a zcserver?"
             ) from error
         except BaseException:
             await self._give_up()
@@ -125,6 +133,27 @@ async def _dial(host: str, port: int) -> socket.socket:
     raise ConnectionLostError(f"cannot connect to {host}:{port}: {reasons}") from failures[-1]
 
 
+async def _dial_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        while True:
+            try:
+                sock.connect(path)
+                return sock
+            except BlockingIOError:
+                # The server's queue is full. Unlike TCP, nothing goes on by itself (connect(2), EAGAIN), and
+                # nothing tells when there is room; the caller's deadline ends this.
+                await anyio.sleep(_PAUSE)
+    except OSError as error:
+        sock.close()
+        words = error.strerror or str(error)  # CPython's own check of the length has no number
+        raise ConnectionLostError(f"cannot connect to {path}: {words}") from error
+    except BaseException:
+        sock.close()
+        raise
+
+
 async def _connect(sock: socket.socket, address: tuple[Any, ...]) -> None:
     sock.setblocking(False)
     try:
@@ -139,12 +168,18 @@ async def _connect(sock: socket.socket, address: tuple[Any, ...]) -> None:
 class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with serve(...) as server``
     """Listen, and run ``handler(stream)`` as a task for every stream that a peer opens.
 
-    The value of ``async with`` is the object itself: ``port`` (useful after asking for port 0),
-    ``connections``, ``aclose``. Leaving the body stops accepting and closes the connections gracefully;
-    an exception or a cancellation aborts them. ``max_connections`` bounds how many are open at once;
-    more wait in the kernel's queue. See :class:`connect` for ``context`` and ``trust_peer``.
+    ``host`` is an address, a name (its first address) or ``"*"`` for all of this machine. ``binds`` takes
+    their place: several pairs of host and port. ``paths`` are Unix sockets, served besides ``binds``, or
+    alone when only they are given.
 
-    A handler that raises costs its stream (code INTERNAL, logged), never the connection.
+    The value of ``async with`` is the object itself: ``port`` (useful after asking for port 0; the first
+    one), ``ports`` (those of all ``binds``), ``connections``, ``aclose``. Leaving the body stops accepting
+    and closes the connections gracefully; an exception or a cancellation aborts them. ``max_connections``
+    bounds how many are open at once; more wait in the kernel's queue. See :class:`connect` for ``context``
+    and ``trust_peer``.
+
+    A handler that raises costs its stream (code INTERNAL, logged), never the connection. Raises
+    ConnectionLostError, with its cause, when an address or path cannot be listened on.
     """
 
     def __init__(
@@ -153,6 +188,8 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         *,
+        binds: Sequence[tuple[str, int]] | None = None,
+        paths: Sequence[str] = (),
         context: Context | None = None,
         trust_peer: bool = False,
         backlog: int = 256,
@@ -160,40 +197,45 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
     ) -> None:
         super().__init__(context)
         self.connections: set[Connection] = set()
-        self.host = host
-        self.port = port
+        if binds is None:
+            binds = [] if paths else [(host, port)]
+        self._binds = binds
+        self._paths = paths
         self._handler = handler
         self._trust_peer = trust_peer
         self._backlog = backlog
         self._max_connections = max_connections
-        self._listener: socket.socket | None = None
+        self._listeners: list[Listener] = []
         self._room = anyio.Event()
 
     async def __aenter__(self) -> "serve":
-        found = await anyio.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setblocking(False)
-            listener.bind(address)
-            listener.listen(self._backlog)
-        except OSError as error:
-            listener.close()
-            raise ConnectionLostError(
-                f"cannot listen on {self.host}:{self.port}: {error.strerror}"
-            ) from error
-        self._listener = listener
-        self.port = listener.getsockname()[1]
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._accept_all, listener)
+            for host, port in self._binds:
+                self._listeners.append(await listen(host, port, self._backlog))
+            for path in self._paths:
+                self._listeners.append(listen_unix(path, self._backlog))
+            self.ports = [listener.port for listener in self._listeners if not listener.path]
+            await self._tasks.__aenter__()
+        except BaseException:
+            self._stop_listening()
+            if self._owns_context:
+                self.context.close()
+            raise
+        for listener in self._listeners:
+            self._tasks.start_soon(self._accept_all, listener.sock)
         return self
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the first address; 0 when there are only Unix sockets."""
+        return self.ports[0] if self.ports else 0
 
     async def _accept_all(self, listener: socket.socket) -> None:
         try:
             while True:
                 while len(self.connections) >= self._max_connections:
-                    self._room = anyio.Event()
+                    if self._room.is_set():  # else another listener waits for it already
+                        self._room = anyio.Event()
                     await self._room.wait()
                 self._admit(await self._accept(listener))
         except anyio.ClosedResourceError:
@@ -234,9 +276,7 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
 
     def _stop_listening(self) -> None:
         self._room.set()
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            anyio.notify_closing(listener)
+        for listener in self._listeners:
             listener.close()
 
     async def aclose(self, timeout: float | None = None) -> None:

@@ -1,12 +1,6 @@
-"""What a file server and its clients agree on, above ZCP/1: methods, names, validators, pages of a listing.
+"""What a file server and its clients agree on, above ZCP/1: methods, codes, names, validators, entries.
 
-``GET`` path     reply ``size, mtime_ns, validator``, the file as one message; the stream's end says that the
-                 file was still the same after its last byte had been acknowledged
-``DIGEST`` path  reply ``algorithm, digest, size, validator``, no message
-``LIST`` path    messages that each hold one :class:`Page` as JSON; argument ``recursive``
-
-A path or name on the wire is text in which any byte may be written ``%XX``; ``%``, control characters and
-what is not UTF-8 always are, so every name that Linux allows makes the round trip.
+``docs/file-protocol.md`` says what each method does, with its arguments and replies.
 """
 
 import os
@@ -17,13 +11,48 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-GET: Final = "GET"
+from zcserver_protocol.errors import ErrorCode
+
+STAT: Final = "STAT"
 LIST: Final = "LIST"
+GET: Final = "GET"
 DIGEST: Final = "DIGEST"
+PUT: Final = "PUT"
+MKDIR: Final = "MKDIR"
+RENAME: Final = "RENAME"
+REMOVE: Final = "REMOVE"
+WRITING: Final = frozenset({PUT, MKDIR, RENAME, REMOVE})
+"""The methods that only a server started writable carries out."""
 ALGORITHM: Final = "sha256"
 
+# Reset codes beside those of the protocol.
 NOT_A_FILE: Final = 0x100
-"""Reset code beside those of the protocol: there is something at that path, but no regular file."""
+"""There is something at that path, but no regular file."""
+EXISTS: Final = 0x101
+READ_ONLY: Final = 0x102
+"""The server was not started writable."""
+NO_SPACE: Final = 0x103
+MISMATCH: Final = 0x104
+"""What arrived is not what was announced: length or digest differ."""
+NOT_EMPTY: Final = 0x105
+NOT_A_DIRECTORY: Final = 0x106
+IO_ERROR: Final = 0x107
+"""The server's disk failed, or cannot do this."""
+
+RESET_NAMES: Final[dict[int, str]] = {
+    **{code.value: code.name for code in ErrorCode},
+    NOT_A_FILE: "NOT_A_FILE",
+    EXISTS: "EXISTS",
+    READ_ONLY: "READ_ONLY",
+    NO_SPACE: "NO_SPACE",
+    MISMATCH: "MISMATCH",
+    NOT_EMPTY: "NOT_EMPTY",
+    NOT_A_DIRECTORY: "NOT_A_DIRECTORY",
+    IO_ERROR: "IO_ERROR",
+}
+
+STAGING: Final = ".zcserver"
+"""In the top of a writable root: uploads on their way. Never listed, read or written through the protocol."""
 
 PAGE_ENTRIES: Final = 500
 

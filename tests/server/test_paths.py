@@ -11,7 +11,7 @@ from zcserver import ErrorCode, StreamResetError
 from zcserver.file_protocol import NOT_A_FILE, escape, unescape, validator_of
 from zcserver.kernel.calls import Kernel
 from zcserver.server import Root
-from zcserver.server.paths import shown
+from zcserver.server.refusals import shown
 
 
 class WithoutOpenat2(Kernel):
@@ -64,7 +64,15 @@ def test_a_file_in_a_subdirectory_is_found(root):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../secret", "../secret", "/sub/../../secret", "/%2e%2e/secret", "/..%2fsecret", "/sub/..", "/.%2e/secret"],
+    [
+        "/../secret",
+        "../secret",
+        "/sub/../../secret",
+        "/%2e%2e/secret",
+        "/..%2fsecret",
+        "/sub/..",
+        "/.%2e/secret",
+    ],
 )
 def test_dots_lead_nowhere(root, path):
     assert refusal(root, path).code == ErrorCode.FORBIDDEN
@@ -198,7 +206,8 @@ def test_a_lost_race_with_a_rename_is_tried_again_and_then_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [b"plain", "ünï €".encode(), b"100%", b"%41", b"\xff\xfe", b"new\nline", b"a b?#&", b"\xc2\x9b31m"]
+    "name",
+    [b"plain", "ünï €".encode(), b"100%", b"%41", b"\xff\xfe", b"new\nline", b"a b?#&", b"\xc2\x9b31m"],
 )
 def test_every_name_makes_the_round_trip_as_printable_text(name):
     wire = escape(name)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from zcserver.client import open_client, parse_url, receiving_context
+from zcserver.client import Client, parse_url
 from zcserver.kernel.probe import probe
 
 from .exits import CommandError, ExitCode, explain
@@ -155,9 +155,8 @@ async def _fetch(url: str, target: Path) -> dict[str, Any]:
     """Fetch the tree. Without the server's digests: the demo compares the files themselves afterwards."""
     account = Account()
     address = parse_url(url)
-    with receiving_context() as context:
-        async with open_client(address, context=context) as client:
-            tree = await client.fetch_tree(address.path, target, verify=False)
+    async with Client(address) as client:
+        tree = await client.fetch_tree(address.path, target)
     faults = [explain(error)[0] for _, error in tree.failures]
     return {**account.numbers(), "files": tree.files, "bytes": tree.nbytes, "faults": faults}
 

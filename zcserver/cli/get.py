@@ -1,96 +1,92 @@
-"""``zcserver get``: one file, or a tree, to a local name."""
+"""``zcserver get``: files, or trees, to local names or to standard output."""
 
-import os
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from zcserver.client import Address, Client, FetchedTree, open_client, parse_url, receiving_context
-from zcserver.file_protocol import unescape
+import anyio
 
-from .exits import CommandError, ExitCode, explain, printable
-from .loop import Interruption
-from .options import amount, rate
-from .progress import ProgressBar
+from zcserver.client import Client, Progress
 
-_FAILURES_SHOWN: Final = 5
+from .exits import CommandError, ExitCode
+from .progress import ProgressBars
+from .session import Outcome, TransferSettings, by_server, own_name, transferring
 
 
-@dataclass(frozen=True, slots=True)
-class GetSettings:
-    """``output`` None: the last part of the URL's path, in the current directory."""
-
-    url: str
-    output: str | None
-    recursive: bool
-    verify: bool
-    quiet: bool
-    lanes: tuple[str, ...] | None
-
-
-async def get(settings: GetSettings) -> ExitCode:
-    """Fetch what the URL names. CommandError when some of it failed, and the client's errors."""
-    address = parse_url(settings.url)
-    target = _target(settings, address)
-    shows = not settings.quiet and sys.stderr.isatty()
-    with Interruption() as interruption, receiving_context(lanes=settings.lanes) as context:
-        with ProgressBar(target.name, shows) as progress, interruption.cancels():
-            async with open_client(address, context=context) as client:
-                if settings.recursive:
-                    summary = await _get_tree(client, address, target, settings.verify, progress)
-                else:
-                    summary = await _get_file(client, address, target, settings.verify, progress)
-        interruption.raise_if_caught()
-    if not settings.quiet:
-        print(summary, file=sys.stderr)
-    return ExitCode.OK
+async def get(urls: list[str], output: str | None, recursive: bool, settings: TransferSettings) -> ExitCode:
+    """Fetch what the URLs name. CommandError when some of it failed, and the client's errors."""
+    groups = by_server(urls)
+    if output == "-":
+        _check_standard_output(recursive, settings)
+    outcome = Outcome("fetched")
+    for group in groups:
+        paths = [address.path for address in group]
+        async with transferring(group[0], settings) as (client, progress):
+            if output == "-":
+                for path in paths:
+                    outcome.files += 1
+                    outcome.nbytes += await client.fetch_to(path, sys.stdout.fileno(), progress=progress)
+            elif recursive:
+                for path in paths:
+                    await _get_tree(
+                        client, path, _target(path, output, urls, True), outcome, settings, progress
+                    )
+            else:
+                targets = [(path, _target(path, output, urls, False)) for path in paths]
+                await _get_files(client, targets, outcome, settings, progress)
+    return outcome.finish(settings)
 
 
-def _target(settings: GetSettings, address: Address) -> Path:
-    if settings.output == "-":
-        raise CommandError(
-            "writing to standard output is not possible yet: name a file with -o", ExitCode.USAGE
-        )
-    if settings.output is not None:
-        return Path(settings.output)
-    name = os.fsdecode(unescape(address.path).rstrip(b"/").rpartition(b"/")[2])
-    if name in ("", ".", "..") or "\0" in name:
-        raise CommandError(f"{settings.url} has no name to save it under: name one with -o", ExitCode.USAGE)
-    return Path(name)
+def _check_standard_output(recursive: bool, settings: TransferSettings) -> None:
+    unsuitable = {"-r": recursive, "--json": settings.as_json, "--verify": settings.verify}
+    for option, given in unsuitable.items():
+        if given:
+            raise CommandError(f"-o - and {option} do not go together: name a file with -o", ExitCode.USAGE)
+    if sys.stdout.isatty():
+        raise CommandError("-o - would write to the terminal: redirect it, or pipe it on", ExitCode.USAGE)
 
 
-async def _get_file(
-    client: Client, address: Address, target: Path, verify: bool, progress: ProgressBar
-) -> str:
-    done = await client.fetch(address.path, target, verify=verify, progress=progress)
-    outcome = f"verified (SHA-256 {done.digest[:16]}…)" if verify else "not verified"
-    return f"{printable(str(target))}: {_performance(done.nbytes, done.seconds)}, {outcome}"
+def _target(path: str, output: str | None, urls: list[str], tree: bool) -> Path:
+    """As cp does it: into a directory, or with a new name. A tree's PATH is its new name, always."""
+    if output is None:
+        return Path(own_name(path))
+    if len(urls) > 1:
+        if not Path(output).is_dir():
+            raise CommandError(
+                f"several URLs need a directory to go to, and {output} is none: make it first", ExitCode.USAGE
+            )
+        return Path(output, own_name(path))
+    if not tree and (output.endswith("/") or Path(output).is_dir()):
+        return Path(output, own_name(path))
+    return Path(output)
+
+
+async def _get_files(
+    client: Client,
+    targets: list[tuple[str, Path]],
+    outcome: Outcome,
+    settings: TransferSettings,
+    progress: Progress,
+) -> None:
+    limiter = anyio.CapacityLimiter(settings.jobs)
+
+    async def fetch(path: str, target: Path) -> None:
+        async with limiter:
+            done = await client.fetch(
+                path, target, verify=settings.verify, restart=settings.restart, progress=progress
+            )
+            outcome.add(done)
+
+    async with anyio.create_task_group() as tasks:
+        for path, target in targets:
+            tasks.start_soon(outcome.attempt, path, fetch(path, target))
 
 
 async def _get_tree(
-    client: Client, address: Address, target: Path, verify: bool, progress: ProgressBar
-) -> str:
-    begin = time.monotonic()
-    tree = await client.fetch_tree(address.path, target, verify=verify, progress=progress)
-    if tree.failures:
-        raise _failed(tree)
-    seconds = time.monotonic() - begin
-    skipped = f", {len(tree.skipped)} links and special files left out" if tree.skipped else ""
-    outcome = "all verified (SHA-256)" if verify else "not verified"
-    performance = _performance(tree.nbytes, seconds)
-    return f"{printable(str(target))}: {tree.files} files, {performance}, {outcome}{skipped}"
-
-
-def _failed(tree: FetchedTree) -> CommandError:
-    for _, error in tree.failures[1:_FAILURES_SHOWN]:
-        print(f"zcserver: {explain(error)[0]}", file=sys.stderr)
-    line, code = explain(tree.failures[0][1])
-    if len(tree.failures) > 1 or tree.files:
-        line += f" ({len(tree.failures)} failures, {tree.files} files fetched)"
-    return CommandError(line, code)
-
-
-def _performance(nbytes: int, seconds: float) -> str:
-    return f"{amount(nbytes)} in {seconds:.2f} s, {rate(nbytes, seconds)}"
+    client: Client,
+    path: str,
+    target: Path,
+    outcome: Outcome,
+    settings: TransferSettings,
+    progress: ProgressBars,
+) -> None:
+    outcome.add_tree(await client.fetch_tree(path, target, **settings.of_trees(progress)))

@@ -37,10 +37,41 @@ LanesOption = Annotated[
         "--lanes",
         metavar="LANES",
         envvar="ZCSERVER_LANES",
+        show_envvar=False,
         callback=parse_lanes,
-        help="Use only these ways to send, e.g. 'copy' or 'file,copy'. Default: all that work here.",
+        help="Use only these ways to send, e.g. 'file,copy'.",
     ),
 ]
+UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="zc://host[:port]/path")]
+UrlsArgument = Annotated[list[str], typer.Argument(metavar="URL", help="zc://host[:port]/path")]
+JobsOption = Annotated[
+    int, typer.Option("-j", "--jobs", min=1, max=64, metavar="N", help="How many files at once.")
+]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Only files that match (repeatable)."),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Not what matches (repeatable)."),
+]
+VerifyOption = Annotated[
+    bool,
+    typer.Option("--verify", help="Compare the SHA-256 of both ends, too; costs time."),
+]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Begin anew; do not resume earlier tries.")]
+LimitRateOption = Annotated[
+    int,
+    typer.Option(
+        "--limit-rate",
+        parser=parse_size,
+        metavar="SIZE",
+        show_default=False,
+        help="At most so many bytes per second, e.g. 10M.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON, for scripts.")]
 
 
 def amount(nbytes: float) -> str:

@@ -1,21 +1,33 @@
-"""Progress of a download on a terminal."""
+"""Progress of a transfer on a terminal: a line for each large file under way, one for all together."""
 
 from types import TracebackType
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bars
 
 from zcserver.client import Progress
 
+from .exits import printable
+
 _STEP: Final = 1 << 20  # drawing costs more than receiving: tell rich at most once per MiB
+_LARGE: Final = 16 << 20  # smaller files come and go too fast to be read
+_LINES: Final = 6
+_LABEL: Final = 20
 
 
-class ProgressBar(Progress):
-    """A bar on stderr while its context lasts; ``visible=False`` shows nothing."""
+class ProgressBars(Progress):
+    """Bars on stderr while its context lasts; ``visible=False`` shows nothing."""
 
-    def __init__(self, label: str, visible: bool) -> None:
+    def __init__(self, visible: bool) -> None:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -26,12 +38,13 @@ class ProgressBar(Progress):
         self._bars = Bars(
             *columns, console=Console(stderr=True), disable=not visible, transient=True, expand=True
         )
-        self._label = label if len(label) <= 24 else "…" + label[-23:]
-        self._task = self._bars.add_task(self._label, total=None)
-        self._files = self._done = 0
-        self._total = self._untold = 0
+        self._visible = visible
+        self._all = self._bars.add_task("", total=None)
+        self._each: dict[str, TaskID] = {}
+        self._untold: dict[TaskID, int] = {}
+        self._files = self._done = self._total = 0
 
-    def __enter__(self) -> "ProgressBar":
+    def __enter__(self) -> "ProgressBars":
         self._bars.start()
         return self
 
@@ -43,16 +56,42 @@ class ProgressBar(Progress):
     def expect(self, files: int, nbytes: int) -> None:
         self._files += files
         self._total += nbytes
-        self._bars.update(self._task, total=self._total)
+        if self._visible:
+            self._bars.update(self._all, total=self._total, description=self._in_all())
 
-    def received(self, nbytes: int) -> None:
-        self._untold += nbytes
-        if self._untold >= _STEP:
-            self._bars.advance(self._task, self._untold)
-            self._untold = 0
+    def started(self, path: str, size: int, done: int) -> None:
+        if not self._visible:
+            return
+        if size >= _LARGE and len(self._each) < _LINES:
+            name = printable(path.rstrip("/").rpartition("/")[2])
+            label = name if len(name) <= _LABEL else "…" + name[1 - _LABEL :]
+            self._each[path] = self._bars.add_task(label, total=size, completed=done)
+        self._bars.advance(self._all, done)
+
+    def moved(self, path: str, nbytes: int) -> None:
+        if self._visible:
+            self._advance(self._all, nbytes)
+            if path in self._each:
+                self._advance(self._each[path], nbytes)
+
+    def _advance(self, task: TaskID, nbytes: int) -> None:
+        untold = self._untold.get(task, 0) + nbytes
+        if untold >= _STEP:
+            self._bars.advance(task, untold)
+            untold = 0
+        self._untold[task] = untold
 
     def finished(self, path: str) -> None:
         self._done += 1
-        label = f"{self._done}/{self._files} files" if self._files > 1 else self._label
-        self._bars.update(self._task, description=label, advance=self._untold)
-        self._untold = 0
+        if self._visible:
+            self._bars.update(self._all, description=self._in_all(), advance=self._untold.pop(self._all, 0))
+        self.failed(path)
+
+    def failed(self, path: str) -> None:
+        task = self._each.pop(path, None)
+        if task is not None:
+            self._untold.pop(task, None)
+            self._bars.remove_task(task)
+
+    def _in_all(self) -> str:
+        return f"{self._done}/{self._files} files"

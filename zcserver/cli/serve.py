@@ -1,4 +1,4 @@
-"""``zcserver serve``: a directory, read-only, until a signal ends it."""
+"""``zcserver serve``: directories, until a signal ends it."""
 
 import contextlib
 import errno
@@ -9,59 +9,80 @@ import resource
 import signal
 import socket
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import anyio
 
 import zcserver
-from zcserver.errors import ConnectionLostError
-from zcserver.server import FileServer, Root
+from zcserver.context import MIB
+from zcserver.errors import ConnectionLostError, MisuseError
+from zcserver.server import AccessLog, FileServer, Root
+from zcserver.server.cgroup import affordable
 
-from .exits import CommandError, ExitCode, printable
+from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
+from .settings import ServeSettings, url_host
 
-
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
-    """``pool_size`` in bytes; ``grace``: seconds that running transfers get after a signal."""
-
-    directory: str
-    host: str
-    port: int
-    pool_size: int
-    lanes: tuple[str, ...] | None
-    grace: float
-    summary: bool
-    verbose: bool
+_RECEIVE_MEMORY: Final = 256 * MIB
 
 
 async def serve_directory(settings: ServeSettings) -> ExitCode:
     """Serve until SIGINT or SIGTERM, then finish what runs. A second signal ends it at once."""
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s", level=logging.INFO if settings.verbose else logging.WARNING
-    )
-    with (
-        Root(settings.directory) as root,
-        zcserver.Context(pool_size=settings.pool_size, lanes=settings.lanes) as context,
-        Interruption() as interruption,
-    ):
-        files = FileServer(root)
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                server = await stack.enter_async_context(
-                    zcserver.serve(files.handle, settings.host, settings.port, context=context)
-                )
-            except (ConnectionLostError, socket.gaierror) as error:
-                raise _cannot_listen(settings, error) from error
-            _announce(settings, server.port, context)
-            begun = _cpu_seconds()
-            with interruption.cancels():
-                await anyio.sleep_forever()
-            await _finish(files, server, interruption, settings.grace)
-            if settings.summary:
-                print(json.dumps(_summary(files, context, _cpu_seconds() - begun)), flush=True)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    async with contextlib.AsyncExitStack() as stack:
+        files = _open(settings, stack)
+        context = stack.enter_context(
+            zcserver.Context(
+                pool_size=settings.pool_size,
+                receive_memory=affordable(_RECEIVE_MEMORY),
+                lanes=settings.lanes,
+            )
+        )
+        interruption = stack.enter_context(Interruption())
+        try:
+            server = await stack.enter_async_context(
+                zcserver.serve(files.handle, binds=settings.binds, paths=settings.unix, context=context)
+            )
+        except ConnectionLostError as error:
+            raise _cannot_listen(error) from error
+        _announce(settings, server.ports, context)
+        begun = _cpu_seconds()
+        with interruption.cancels():
+            await anyio.sleep_forever()
+        await _finish(files, server, interruption, settings.grace)
+        if settings.summary:
+            print(json.dumps(_summary(files, context, _cpu_seconds() - begun)), flush=True)
     return ExitCode.INTERRUPTED if interruption.signal is signal.SIGINT else ExitCode.OK
+
+
+def _open(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> FileServer:
+    """The directories, the access log and what serves them; ``stack`` closes them."""
+    roots = [
+        stack.enter_context(Root(directory, name=name, hidden=settings.hidden, links=settings.links))
+        for name, directory in settings.roots
+    ]
+    log = None
+    if settings.access_log:
+        log = AccessLog(settings.access_log, settings.log_format)
+        stack.callback(log.close)
+    try:
+        files = FileServer(
+            *roots,
+            writable=settings.writable,
+            rate=settings.limit_rate,
+            on_request=log.add if log is not None else lambda request: None,
+        )
+    except BlockingIOError as error:
+        line = f"another server writes to {printable(str(error.filename))}: stop it, or leave out --writable"
+        raise CommandError(line, ExitCode.FAILED) from error
+    except OSError as error:
+        line, code = explain(error)
+        raise CommandError(f"cannot write there: {line}, or leave out --writable", code) from error
+    except MisuseError as error:
+        raise CommandError(printable(str(error)), ExitCode.USAGE) from error
+    stack.callback(files.close)
+    return files
 
 
 async def _finish(
@@ -74,25 +95,25 @@ async def _finish(
         await server.aclose(grace)
 
 
-def _announce(settings: ServeSettings, port: int, context: zcserver.Context) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    lanes = [
-        lane
-        for lane, used in (
-            ("file", context.splices_files),
-            ("vmsplice", context.by_reference),
-            ("copy", True),
-        )
-        if used
-    ]
-    if not _is_loopback(settings.host):
-        print(
-            f"anyone who reaches port {port} of this machine can read {printable(settings.directory)}: "
-            "there is no authentication yet",
-            file=sys.stderr,
-        )
-    url = f"zc://{host}:{port}/"
-    print(f"serving {printable(settings.directory)} at {url} (lanes: {', '.join(lanes)})", flush=True)
+def _announce(settings: ServeSettings, ports: list[int], context: zcserver.Context) -> None:
+    what = printable(", ".join(f"{name}={path}" if name else path for name, path in settings.roots))
+    places = []
+    for (host, _), port in zip(settings.binds, ports, strict=True):
+        places.append(f"zc://{url_host(host, socket.gethostname())}:{port}/")
+        if not _is_loopback(host):
+            may = "read and change" if settings.writable else "read"
+            print(
+                f"anyone who reaches port {port} of this machine can {may} {what}: "
+                "there is no authentication yet",
+                file=sys.stderr,
+            )
+    places += [f"zc+unix://{quote(path, safe='')}/" for path in settings.unix]
+    used = {"file": context.splices_files, "vmsplice": context.by_reference, "copy": True}
+    lanes = ", ".join(lane for lane, works in used.items() if works)
+    how = f"(lanes: {lanes}{'; writable' if settings.writable else ''})"
+    print(f"serving {what} at {places[0]} {how}", flush=True)
+    for place in places[1:]:
+        print(f"and at {place}", flush=True)
 
 
 def _is_loopback(host: str) -> bool:
@@ -102,20 +123,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _cannot_listen(settings: ServeSettings, error: Exception) -> CommandError:
-    place = f"{settings.host}:{settings.port}"
-    cause = error if isinstance(error, socket.gaierror) else error.__cause__
-    match cause:
+def _cannot_listen(error: ConnectionLostError) -> CommandError:
+    match error.__cause__:
         case OSError(errno=errno.EADDRINUSE):
-            return CommandError(f"{place} is taken: choose another with --port", ExitCode.CANNOT_LISTEN)
+            advice = " (choose another with --port or --bind)"
         case PermissionError():
-            return CommandError(
-                f"{place} is not for this user: choose a --port over 1023", ExitCode.CANNOT_LISTEN
-            )
-        case OSError(strerror=str(words)):
-            return CommandError(f"cannot listen on {place}: {words}", ExitCode.CANNOT_LISTEN)
+            advice = " (choose a --port over 1023, or check the permissions)"
         case _:
-            return CommandError(printable(str(error)), ExitCode.CANNOT_LISTEN)
+            advice = ""
+    return CommandError(printable(f"{error}{advice}"), ExitCode.CANNOT_LISTEN)
 
 
 def _cpu_seconds() -> float:

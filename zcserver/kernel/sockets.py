@@ -20,13 +20,15 @@ class Prepared:
 
 
 def prepare(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> Prepared:
-    """Make a connected TCP socket ready for the engine: non-blocking, no Nagle, unpaced to this host.
+    """Make a connected socket ready for the engine: non-blocking; TCP without Nagle, unpaced to this host.
 
     Without ``TCP_NODELAY`` a header sent by itself and the payload behind it cost 44 ms instead of 0.04.
     The congestion control of remote peers is the administrator's choice and stays. Whether a better one
-    was refused is only reported. ``OSError`` if it is no TCP socket.
+    was refused is only reported. ``OSError`` if it is neither a TCP nor a Unix socket.
     """
     sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return Prepared(same_host=True, congestion=None, refused=None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     same_host = is_same_host(sock)
     refused = None

@@ -3,22 +3,36 @@
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+import msgspec
+
 from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape
 
-from .paths import Root, confined
+from .paths import Root
+from .refusals import words_of
+from .roots import Roots
 
 # Gone or replaced since its parent was read: then it is not there. The rest is told in the listing.
 _VANISHED: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An entry on its way into the listing: the path of its folder from the listed one on, and ``lstat``."""
+
+    folder: bytes
+    name: bytes
+    status: os.stat_result
+
+
 class Listing:
     """Call ``next_page`` in a thread, one call at a time, until a page says that there is no more."""
 
-    def __init__(self, root: Root, path: str, recursive: bool) -> None:
-        self._root = root
+    def __init__(self, roots: Roots, path: str, recursive: bool) -> None:
+        self._roots = roots
         self._path = path
         self._recursive = recursive
         self._entries: Iterator[Entry] | None = None
@@ -27,45 +41,61 @@ class Listing:
     def next_page(self) -> Page:
         """Up to 500 entries, sorted. StreamResetError (first call) when the path is no directory."""
         if self._entries is None:
-            self._entries = self._walk(self._root.open_directory(self._path))
+            if self._roots.is_top(self._path):
+                self._entries = self._top()
+            else:
+                root = self._roots.find(self._path)
+                self._entries = self._walk(root, self._path, root.open_directory(self._path))
         entries = self._ahead + list(islice(self._entries, PAGE_ENTRIES + 1 - len(self._ahead)))
         self._ahead = entries[PAGE_ENTRIES:]
         return Page(entries[:PAGE_ENTRIES], bool(self._ahead))
 
-    def _walk(self, top: int) -> Iterator[Entry]:
-        """All entries: a directory comes right before its content."""
-        below = _names(top)
+    def _top(self) -> Iterator[Entry]:
+        """The virtual directory of several roots."""
+        for root in self._roots.in_order():
+            name = escape(root.name)
+            yield Entry(name, "directory", mtime_ns=os.fstat(root.fd).st_mtime_ns)
+            if self._recursive:
+                for entry in self._walk(root, f"/{name}", root.open_directory(f"/{name}")):
+                    yield msgspec.structs.replace(entry, path=f"{name}/{entry.path}")
+
+    def _walk(self, root: Root, path: str, top: int) -> Iterator[Entry]:
+        """All entries below ``path``, open as ``top``: a directory comes right before its content."""
         # Folders are opened again from the root, so that a deep tree holds no descriptors.
-        base = confined(self._path) + b"/"
-        waiting = [(b"", name, status) for name, status in reversed(below)]
+        base = root.relative(path)
+        waiting = _read(root, base, b"", top)
         while waiting:
-            parent, name, status = waiting.pop()
-            path = parent + name
-            entry = entry_of(path, status)
+            found = waiting.pop()
+            below = found.folder + found.name
+            entry = entry_of(below, found.status)
             if entry.type != "directory" or not self._recursive:
                 yield entry
                 continue
             try:
-                below = _names(self._root.open_listed(base + path))
+                folder = root.open_listed(base + b"/" + below)
+                inner = _read(root, base, below + b"/", folder)
             except OSError as error:
                 if error.errno not in _VANISHED:
-                    yield Entry(escape(path), "directory", error=os.strerror(error.errno or errno.EIO))
+                    yield Entry(escape(below), "directory", error=words_of(error))
                 continue
             yield entry
-            waiting += [(path + b"/", inner, found) for inner, found in reversed(below)]
+            waiting += inner
 
 
-def _names(directory: int) -> list[tuple[bytes, os.stat_result]]:
-    """The directory's entries in the order of their bytes; closes the descriptor."""
+def _read(root: Root, base: bytes, folder: bytes, directory: int) -> list[_Found]:
+    """The served entries of an open directory, the first one last; closes the descriptor."""
     found = []
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
+                name = os.fsencode(entry.name)
+                if not root.lists(base + folder, name):
+                    continue
                 try:
-                    found.append((os.fsencode(entry.name), entry.stat(follow_symlinks=False)))
+                    found.append(_Found(folder, name, entry.stat(follow_symlinks=False)))
                 except FileNotFoundError:
                     continue
     finally:
         os.close(directory)
-    found.sort(key=lambda pair: pair[0])
+    found.sort(key=lambda one: one.name, reverse=True)
     return found

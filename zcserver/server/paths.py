@@ -1,8 +1,10 @@
 """Opening what a peer names beneath one directory, and nothing else.
 
 The kernel itself keeps the way inside (``openat2`` with RESOLVE_BENEATH): symbolic links are followed as
-long as they stay within. Where a sandbox or an old kernel refuses that call, the path is walked part by
-part and no symbolic link is followed at all.
+long as they stay within, or not at all if that is the policy. Where a sandbox or an old kernel refuses that
+call, the path is walked part by part and no symbolic link is followed.
+
+What changes a directory opens the parent in the same way and names only the last part, relative to it.
 """
 
 import contextlib
@@ -11,38 +13,56 @@ import os
 import stat
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
 
-from zcserver.errors import StreamResetError
-from zcserver.file_protocol import NOT_A_FILE, unescape, validator_of
-from zcserver.kernel.calls import DEFAULT, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, Kernel
+from zcserver.errors import MisuseError, StreamResetError
+from zcserver.file_protocol import NOT_A_FILE, STAGING, unescape, validator_of
+from zcserver.kernel.calls import (
+    DEFAULT,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    Kernel,
+)
 from zcserver_protocol.errors import ErrorCode
+
+from .refusals import missing, not_a_directory, not_a_file, refusals, shown
 
 # O_NONBLOCK: opening a FIFO does not wait for a writer. O_NOCTTY: a terminal does not become ours.
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_STEP: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PATH: Final = os.O_PATH | os.O_CLOEXEC
+_STEP: Final = _PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _RESOLVE: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 _CALL_MISSING: Final = {errno.ENOSYS, errno.EPERM}
 # EAGAIN: a rename somewhere raced with the ".." of a symbolic link, which the kernel then cannot vouch for.
 _RACES: Final = 8
-_SHOWN: Final = 200
+_STAGING: Final = os.fsencode(STAGING)
+
+LinkPolicy = Literal["follow", "refuse"]
 
 
 class OpenFile:
     """An open regular file: ``fd``, and ``size`` (bytes), ``mtime_ns``, ``validator`` from its opening."""
 
-    __slots__ = ("fd", "mtime_ns", "size", "validator")
+    __slots__ = ("_relative", "_root", "fd", "mtime_ns", "size", "validator")
 
-    def __init__(self, fd: int, status: os.stat_result) -> None:
+    def __init__(self, fd: int, status: os.stat_result, root: "Root", relative: bytes) -> None:
         self.fd = fd
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
         self.validator = validator_of(status)
+        self._root = root
+        self._relative = relative
 
     def unchanged(self) -> bool:
-        """Whether the file still is what it was when it was opened."""
-        return validator_of(os.fstat(self.fd)) == self.validator
+        """Whether it still is what it was when it was opened, and what its path names."""
+        if validator_of(os.fstat(self.fd)) != self.validator:
+            return False
+        try:
+            return validator_of(self._root.stat(self._relative)) == self.validator
+        except OSError:
+            return False
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -51,18 +71,37 @@ class OpenFile:
 
 
 class Root:
-    """The served directory, held open: renaming or replacing it later changes nothing.
+    """A served directory, held open: renaming or replacing it later changes nothing.
+
+    ``name`` is its name in the virtual directory of a server of several roots, empty for the only one.
+    ``hidden`` serves names that begin with a dot; ``links`` tells what becomes of symbolic links that stay
+    beneath the directory (those that leave it are never followed).
 
     Its methods block on the disk: call them in a thread. Raises OSError when ``directory`` cannot be
-    opened; close it, or use it as a context manager.
+    opened, MisuseError for a name that no directory entry can have; close it, or use it as a context
+    manager.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], kernel: Kernel = DEFAULT) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        kernel: Kernel = DEFAULT,
+        *,
+        name: str = "",
+        hidden: bool = True,
+        links: LinkPolicy = "follow",
+    ) -> None:
+        self.directory = os.fspath(directory)
+        self.name = os.fsencode(name)
+        if b"/" in self.name or b"\0" in self.name or self.name in (b".", b".."):
+            raise MisuseError(f"{name!r} cannot be the name of a root: it must be one part of a path")
+        self.hidden = hidden
         self._kernel = kernel
-        self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._resolve = _RESOLVE | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
+        self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 
@@ -74,61 +113,143 @@ class Root:
     ) -> None:
         self.close()
 
+    # -- by a peer's path -----------------------------------------------------------------------------
+
+    def relative(self, path: str) -> bytes:
+        """A peer's path from this directory on, ``b""`` for itself; StreamResetError if it is not served."""
+        parts = components(path)
+        if self.name:
+            if parts[:1] != [self.name]:
+                raise missing(path)
+            del parts[0]
+        if parts[:1] == [_STAGING]:
+            raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
+        if not self.hidden and any(part.startswith(b".") for part in parts):
+            reason = f"{shown(path)}: this server keeps names that begin with a dot to itself"
+            raise StreamResetError(ErrorCode.FORBIDDEN, reason)
+        return b"/".join(parts)
+
     def open_file(self, path: str) -> OpenFile:
         """The regular file at ``path`` (as it came over the wire); StreamResetError says why not."""
-        with _refusals(path):
+        relative = self.relative(path)
+        with refusals(path):
             # A slash at the end asks for a directory, as it does everywhere else.
-            fd = self.open(confined(path) + (b"/." if path.endswith("/") else b""), _READ)
+            fd = self.open(relative + (b"/." if path.endswith("/") else b""), _READ)
             try:
                 status = os.fstat(fd)
+                if stat.S_ISDIR(status.st_mode):
+                    raise StreamResetError(NOT_A_FILE, f"{shown(path)} is a directory: fetch it with -r")
                 if not stat.S_ISREG(status.st_mode):
-                    raise _not_a_file(path, status.st_mode)
-                return OpenFile(fd, status)
+                    raise not_a_file(path, status.st_mode)
+                return OpenFile(fd, status, self, relative)
             except BaseException:
                 os.close(fd)
                 raise
 
     def open_directory(self, path: str) -> int:
         """A descriptor of the directory at ``path`` (as it came over the wire), for ``os.scandir``."""
-        with _refusals(path):
+        relative = self.relative(path)
+        with refusals(path):
             try:
-                return self.open(confined(path), _DIRECTORY)
+                fd = self.open(relative, DIRECTORY)
             except NotADirectoryError:
-                raise StreamResetError(ErrorCode.REFUSED, f"{shown(path)} is not a directory") from None
+                raise not_a_directory(path) from None
+            return self._not_staging(fd, path)
+
+    @contextlib.contextmanager
+    def parent_of(self, path: str) -> Iterator[tuple[int, bytes]]:
+        """The open directory in which ``path`` is or will be, and the last part: for calls with ``dir_fd``.
+
+        OSErrors of the body become StreamResetErrors, too.
+        """
+        relative = self.relative(path)
+        if not relative:
+            raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the served directory itself")
+        parent, _, name = relative.rpartition(b"/")
+        with refusals(path, "change"):
+            fd = self._not_staging(self.open(parent, DIRECTORY), path)
+            try:
+                yield fd, name
+            finally:
+                os.close(fd)
+
+    def _not_staging(self, fd: int, path: str) -> int:
+        """``fd``, unless a symbolic link has led to the directory of unfinished uploads."""
+        try:
+            staging = os.stat(_STAGING, dir_fd=self.fd, follow_symlinks=False)
+            if os.path.samestat(staging, os.fstat(fd)):
+                raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    # -- by a relative path ---------------------------------------------------------------------------
+
+    def lists(self, directory: bytes, name: bytes) -> bool:
+        """Whether the entry ``name`` of a directory belongs into its listing."""
+        if name.startswith(b"."):
+            return self.hidden and (bool(directory) or name != _STAGING)
+        return True
+
+    def stat(self, path: bytes) -> os.stat_result:
+        """What is at a relative path, links followed as the policy says; OSError if nothing is."""
+        fd = self.open(path, _PATH)
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if stat.S_ISLNK(status.st_mode):  # (only by the walk in parts; openat2 refuses by itself)
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        return status
 
     def open_listed(self, path: bytes) -> int:
-        """As :meth:`open_directory`, for a relative path that a listing came by; OSError if it fails."""
-        return self.open(path, _DIRECTORY | os.O_NOFOLLOW)
+        """The directory at a relative path that a listing came by; OSError if it fails."""
+        return self.open(path, DIRECTORY | os.O_NOFOLLOW)
 
     def open(self, path: bytes, flags: int) -> int:
         """A descriptor for a relative path without ``..``, resolved beneath the root; OSError if it fails."""
-        path = path.lstrip(b"/") or b"."
-        for _ in range(_RACES):
-            try:
-                return self._kernel.openat2(self._fd, path, flags, 0, _RESOLVE)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno in _CALL_MISSING:
-                    return self._open_by_parts(path, flags)
-                raise
-        raise OSError(errno.EAGAIN, "renames race with this path; try again", path)
+        return open_beneath(self._kernel, self.fd, path, flags, self._resolve)
 
-    def _open_by_parts(self, path: bytes, flags: int) -> int:
-        *parents, name = path.split(b"/")
-        directory = os.dup(self._fd)
+    def open_within(self, directory: int, path: bytes) -> int:
+        """The directory at ``path`` below an open one, through no symbolic link; OSError if it fails."""
+        return open_beneath(
+            self._kernel, directory, path, DIRECTORY | os.O_NOFOLLOW, _RESOLVE | RESOLVE_NO_SYMLINKS
+        )
+
+
+def open_beneath(kernel: Kernel, directory: int, path: bytes, flags: int, resolve: int) -> int:
+    """``openat2``, or where it is missing a walk that follows no links; OSError if either fails."""
+    path = path.lstrip(b"/") or b"."
+    for _ in range(_RACES):
         try:
-            for part in parents:
-                step = os.open(part, _STEP, dir_fd=directory)
-                os.close(directory)
-                directory = step
-            return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
-        finally:
+            return kernel.openat2(directory, path, flags, 0, resolve)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            if error.errno in _CALL_MISSING:
+                return _open_by_parts(directory, path, flags)
+            raise
+    raise OSError(errno.EAGAIN, "renames race with this path; try again", path)
+
+
+def _open_by_parts(start: int, path: bytes, flags: int) -> int:
+    *parents, name = path.split(b"/")
+    directory = os.dup(start)
+    try:
+        for part in parents:
+            step = os.open(part, _STEP, dir_fd=directory)
             os.close(directory)
+            directory = step
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
-def confined(path: str) -> bytes:
-    """A peer's path relative to the root, ``b""`` for the root itself; StreamResetError if it has none.
+def components(path: str) -> list[bytes]:
+    """The parts of a peer's path; StreamResetError if it holds ``..`` or what no name can hold.
 
     The kernel guards the way in any case; this makes the refusals readable.
     """
@@ -139,46 +260,4 @@ def confined(path: str) -> bytes:
     parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} holds '..': name the path from the root")
-    return b"/".join(parts)
-
-
-@contextlib.contextmanager
-def _refusals(path: str) -> Iterator[None]:
-    """Turn what the system says about ``path`` into what the peer is told: its own path, nothing of ours."""
-    try:
-        yield
-    except OSError as error:
-        match error.errno:
-            case errno.ENOENT | errno.ENOTDIR:
-                raise StreamResetError(ErrorCode.NOT_FOUND, f"no such file: {shown(path)}") from error
-            case errno.EACCES | errno.EPERM:
-                raise StreamResetError(
-                    ErrorCode.FORBIDDEN, f"the server may not read {shown(path)}"
-                ) from error
-            case errno.EXDEV | errno.ELOOP:
-                reason = (
-                    f"{shown(path)} is a symbolic link that is not followed: it leads out, or in a circle"
-                )
-                raise StreamResetError(ErrorCode.FORBIDDEN, reason) from error
-            case errno.ENXIO | errno.ENODEV:
-                raise StreamResetError(
-                    NOT_A_FILE, f"{shown(path)} is a socket or device, not a file"
-                ) from error
-            case errno.ENAMETOOLONG:
-                raise StreamResetError(ErrorCode.NOT_FOUND, f"the path is too long: {shown(path)}") from error
-            case _:
-                words = f"{shown(path)} cannot be read: {error.strerror}"
-                raise StreamResetError(ErrorCode.REFUSED, words) from error
-
-
-def _not_a_file(path: str, mode: int) -> StreamResetError:
-    if stat.S_ISDIR(mode):
-        return StreamResetError(NOT_A_FILE, f"{shown(path)} is a directory: fetch it with -r")
-    kind = "FIFO" if stat.S_ISFIFO(mode) else "device"
-    return StreamResetError(NOT_A_FILE, f"{shown(path)} is a {kind}, not a file")
-
-
-def shown(path: str) -> str:
-    """A peer's path for logs and messages: printable, and not longer than need be."""
-    text = "".join(character if character.isprintable() else "?" for character in path[: _SHOWN + 1])
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return parts

@@ -1,0 +1,214 @@
+"""Every error that a user can meet, produced for real: one line, its advice, its exit code."""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import threading
+
+import pytest
+
+from tests.cli.commands import COMMAND, failing, serving, start, zcserver
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def free_port():
+    """A port on which nobody listens, and which nobody else gets meanwhile."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """A server that sends ``answer`` to whoever connects, and reads until that one has gone."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            sock, _ = listener.accept()
+            with sock, contextlib.suppress(OSError):
+                sock.sendall(answer)
+                while sock.recv(65536):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def test_connection_refused(free_port):
+    line = failing(6, "get", f"zc://127.0.0.1:{free_port}/file")
+    assert "is `zcserver serve` running there?" in line
+    line = failing(6, "ls", "zc+unix://%2Fnowhere%2Fzc.sock/")
+    assert "/nowhere/zc.sock" in line
+
+
+def test_a_name_that_cannot_be_resolved():
+    assert "check the spelling" in failing(14, "get", "zc://no-such-host.invalid/file")
+
+
+def test_something_that_is_no_zcp_peer():
+    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        assert "is this the right port?" in failing(7, "get", f"zc://127.0.0.1:{port}/file")
+
+
+def test_another_version_of_zcp():
+    from zcserver_protocol.frames import HELLO, PREFACE, pack
+
+    body = (
+        b'{"versions":[7,9],"max_frame":65536,"max_control":65536,"window":65536,"max_streams":1,'
+        b'"features":[],"software":"future"}'
+    )
+    with answering(PREFACE + pack(HELLO, length=len(body)) + body) as port:
+        line = failing(13, "get", f"zc://127.0.0.1:{port}/file")
+    assert "7 to 9" in line
+    assert "same version" in line
+
+
+def test_a_port_that_is_taken(served):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = failing(8, "serve", served, "--port", str(taken.getsockname()[1]))
+    assert "--port" in line
+
+
+def test_no_such_file_here_or_there(url, served, local):
+    assert "zcserver ls" in failing(3, "get", f"{url}/none")
+    (served / "file").touch()
+    assert "none/file" in failing(3, "get", f"{url}/file", "-o", "none/file")
+    assert "none" in failing(3, "serve", "none")
+
+
+def test_a_directory_where_a_file_is_due(url, served, local):
+    (served / "folder").mkdir()
+    (served / "file").touch()
+    assert "folder" in failing(4, "get", f"{url}/folder")
+    assert "not a directory" in failing(4, "get", "-r", f"{url}/file", "-o", "x")
+    (local / "file").mkdir()
+    assert "-r" in failing(4, "get", f"{url}/file")
+
+
+def test_a_read_only_server(url, local):
+    (local / "file").write_bytes(b"content")
+    for command in (
+        ["put", "file", f"{url}/file"],
+        ["rm", f"{url}/file"],
+        ["mkdir", f"{url}/folder"],
+        ["mv", f"{url}/file", "/other"],
+        ["sync", str(local), f"{url}/all"],
+    ):
+        assert "--writable" in failing(15, *command)
+
+
+def test_what_is_there_already(writable_url, served):
+    (served / "a").mkdir()
+    (served / "a" / "b").touch()
+    (served / "c").touch()
+    assert "not empty" in failing(16, "rm", f"{writable_url}/a")
+    assert "c" in failing(16, "mv", f"{writable_url}/a/b", f"{writable_url}/c")
+    assert "-p" in failing(16, "mkdir", f"{writable_url}/a")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk(url, big, local):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", local], check=True)
+    try:
+        line = failing(12, "get", f"{url}/big", "-o", f"{local}/big")
+    finally:
+        subprocess.run(["umount", "-l", local], check=True)
+    assert os.strerror(errno.ENOSPC) in line
+    assert "free some space" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_at_the_server(tmp_path, local):
+    place = tmp_path / "full"
+    place.mkdir()
+    (local / "big").write_bytes(bytes(8 * MIB))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], check=True)
+    try:
+        with serving(place, "--writable") as server:
+            line = failing(12, "put", "big", f"{server.url}/big")
+            assert list(place.glob("big")) == []
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+    assert "free some space there" in line
+
+
+def test_the_limit_on_file_sizes(url, big, local):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+
+    assert "ulimit -f" in failing(12, "get", f"{url}/big", preexec_fn=limit)
+
+
+def test_the_limit_on_open_files(url, served, local):
+    for number in range(60):
+        (served / f"{number:02}").write_bytes(bytes(8 * MIB if number < 40 else 1))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+
+    done = zcserver("get", "-r", f"{url}/", "-o", "all", "-j", "32", code=17, preexec_fn=limit)
+    assert "ulimit -n" in done.stderr.splitlines()[-1]
+
+
+def test_permission_denied_here(url, served, local):
+    (served / "file").touch()
+    local.chmod(0o555)
+    powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*powerless, *COMMAND, "get", f"{url}/file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "check the permissions" in done.stderr
+
+
+def test_permission_denied_there(writable_url, served):
+    (served / "out").symlink_to("/etc/hostname")
+    assert "symbolic link" in failing(5, "get", f"{writable_url}/out")
+
+
+def test_a_server_that_goes_away_before_it_answers():
+    from zcserver_protocol.handshake import greeting
+    from zcserver_protocol.limits import Limits
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = start("get", f"zc://127.0.0.1:{listener.getsockname()[1]}/file")
+        sock, _ = listener.accept()
+        sock.sendall(greeting(Limits()))
+        sock.recv(65536)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()  # with a reset
+        words = process.communicate(timeout=60)[1]
+    assert process.returncode == 9
+    assert len(words.splitlines()) == 1
+    assert "try again" in words
+
+
+def test_an_interrupted_server_ends_with_its_code(served):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
+        with serving(served) as server:
+            assert server.stop(number) == code
+            assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["get"], "URL"),
+        (["get", "http://host/file"], "zc://127.0.0.1/data.bin"),
+        (["fetch"], "fetch"),
+        (["get", "zc://127.0.0.1/file", "--limit-rate", "fast"], "no size"),
+        (["sync", "a", "b"], "one is a URL"),
+        (["mv", "zc://127.0.0.1/a", "zc://127.0.0.2/b"], "one server"),
+        (["serve", ".", "--links", "perhaps"], "perhaps"),
+    ],
+)
+def test_a_wrong_command_line(arguments, words):
+    assert words in failing(2, *arguments)

@@ -1,0 +1,439 @@
+"""STAT, LIST, GET with ranges and validators, stable GET, DIGEST: what the file protocol promises."""
+
+import hashlib
+import json
+import os
+import threading
+
+import anyio
+import pytest
+
+from tests.server.requests import MIB, ask, connected, get, names, refused
+from zcserver import ErrorCode
+from zcserver.file_protocol import (
+    DIGEST,
+    GET,
+    LIST,
+    NOT_A_DIRECTORY,
+    NOT_A_FILE,
+    PUT,
+    READ_ONLY,
+    REMOVE,
+    STAT,
+    validator_of,
+)
+from zcserver.kernel.calls import Kernel
+from zcserver.server import FileServer, Root
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def served(tmp_path):
+    directory = tmp_path / "served"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def files(served):
+    with Root(served) as root:
+        yield FileServer(root)
+
+
+def of(source):
+    """What STAT and GET tell of a file."""
+    status = source.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "validator": validator_of(status)}
+
+
+# -- STAT and LIST ----------------------------------------------------------------------------------
+
+
+async def test_stat_tells_what_is_there(served, files, make_context):
+    (served / "file").write_bytes(b"content")
+    (served / "folder").mkdir()
+    (served / "link").symlink_to("file")
+    os.mkfifo(served / "fifo")
+    async with connected(files, make_context) as connection:
+        assert await ask(connection, STAT, "/file") == {"type": "file", **of(served / "file")}
+        assert await ask(connection, STAT, "/link") == {"type": "file", **of(served / "file")}
+        for path, kind in (("/folder", "directory"), ("/folder/", "directory"), ("/", "directory")):
+            assert (await ask(connection, STAT, path))["type"] == kind
+        assert (await ask(connection, STAT, "/fifo"))["type"] == "other"
+        for path in ("/none", "/file/", "/file/x"):
+            with refused(ErrorCode.NOT_FOUND, "no such file"):
+                await ask(connection, STAT, path)
+
+
+async def test_a_file_where_a_directory_is_due_is_told(served, files, make_context):
+    (served / "file").touch()
+    async with connected(files, make_context) as connection:
+        with refused(NOT_A_DIRECTORY, "/file is not a directory"):
+            await names(connection, "/file")
+
+
+async def test_the_server_s_own_directory_is_neither_listed_nor_read(served, files, make_context):
+    (served / ".zcserver").mkdir()
+    (served / ".zcserver" / "upload").write_bytes(b"half")
+    (served / "sub" / ".zcserver").mkdir(parents=True)
+    (served / "link").symlink_to(".zcserver")
+    async with connected(files, make_context) as connection:
+        assert await names(connection, "/", recursive=True) == ["link", "sub", "sub/.zcserver"]
+        for method, path in ((GET, "/.zcserver/upload"), (STAT, "/.zcserver"), (LIST, "/%2ezcserver")):
+            with refused(ErrorCode.FORBIDDEN, "the server's own"):
+                await ask(connection, method, path)
+        with refused(ErrorCode.FORBIDDEN, "the server's own"):
+            await names(connection, "/link")
+
+
+# -- GET --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, None), (1, None), (0, 5), (4095, 4098), (3 * MIB, None), (3 * MIB, 7), (7, 0)]
+)
+async def test_a_range_is_sent_and_its_place_told(served, files, make_context, offset, length, stable):
+    content = os.urandom(3 * MIB)
+    (served / "file").write_bytes(content)
+    wanted = content[offset:] if length is None else content[offset : offset + length]
+    arguments = {"offset": offset, "stable": stable} | ({} if length is None else {"length": length})
+    async with connected(files, make_context) as connection:
+        reply, received = await get(connection, "/file", **arguments)
+    assert reply == {**of(served / "file"), "offset": offset, "length": len(wanted)}
+    assert received[: len(wanted)] == wanted
+    if stable:
+        digest = hashlib.sha256(wanted).hexdigest()
+        trailer = {"algorithm": "sha256", "digest": digest, "changed": False}
+        assert json.loads(received[len(wanted) :]) == trailer
+    else:
+        assert len(received) == len(wanted)
+
+
+async def test_a_length_beyond_the_end_is_cut_there_and_an_offset_is_refused(served, files, make_context):
+    (served / "file").write_bytes(b"0123456789")
+    async with connected(files, make_context) as connection:
+        reply, received = await get(connection, "/file", offset=8, length=2**62)
+        assert (reply["length"], received) == (2, b"89")
+        with refused(ErrorCode.REFUSED, "has 10 bytes"):
+            await get(connection, "/file", offset=11)
+
+
+async def test_only_the_state_that_the_validator_names_is_sent(served, files, make_context):
+    (served / "file").write_bytes(b"content")
+    async with connected(files, make_context) as connection:
+        validator = of(served / "file")["validator"]
+        assert (await get(connection, "/file", offset=3, validator=validator))[1] == b"tent"
+        os.utime(served / "file", ns=(1, 1))
+        with refused(ErrorCode.CHANGED, "fetch it anew"):
+            await get(connection, "/file", offset=3, validator=validator)
+        with refused(ErrorCode.CHANGED, "fetch it anew"):
+            await ask(connection, DIGEST, "/file", validator=validator)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"offset": -1}, {"offset": "1"}, {"offset": True}, {"length": -1}, {"stable": 1}, {"validator": 7}],
+)
+async def test_arguments_that_make_no_sense_are_refused_by_name(served, files, make_context, arguments):
+    (served / "file").write_bytes(b"content")
+    async with connected(files, make_context) as connection:
+        with refused(ErrorCode.REFUSED, next(iter(arguments))):
+            await get(connection, "/file", **arguments)
+
+
+async def test_a_read_only_server_says_so(files, make_context):
+    async with connected(files, make_context) as connection:
+        for method in (PUT, REMOVE):
+            with refused(READ_ONLY, "not started writable"):
+                await ask(connection, method, "/file")
+
+
+# -- files that change while they are sent ----------------------------------------------------------
+
+
+def truncated(source):
+    os.truncate(source, 5 * MIB + 1)
+
+
+def replaced(source):
+    other = source.with_name("other")
+    other.write_bytes(b"other")
+    other.rename(source)
+
+
+def removed(source):
+    source.unlink()
+
+
+def rewritten(source):
+    with source.open("r+b") as file:
+        file.write(b"other")
+
+
+async def receive_all_and_change(connection, change, **arguments):
+    """GET /file; call ``change`` when the first bytes are here and the last not sent. All that came."""
+    stream = await connection.open(GET, "/file", **arguments)
+    await stream.response()
+    received = bytearray()
+    async for piece in stream.chunks():
+        if not received:
+            change()
+        received += piece
+    return bytes(received)
+
+
+@pytest.mark.parametrize("change", [truncated, replaced, removed, rewritten])
+async def test_a_file_that_changes_while_it_is_sent_ends_in_changed(served, files, make_context, change):
+    source = served / "file"
+    source.write_bytes(b"\x01" * (32 * MIB))
+    os.utime(source, ns=(1, 1))
+    async with connected(files, make_context) as connection:
+        with refused(ErrorCode.CHANGED):
+            await receive_all_and_change(connection, lambda: change(source))
+
+
+async def test_a_file_that_becomes_shorter_is_never_padded(served, files, make_context):
+    source = served / "file"
+    source.write_bytes(b"\x01" * (32 * MIB))
+    received = bytearray()
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(GET, "/file")
+        with refused(ErrorCode.CHANGED):
+            async for piece in stream.chunks():
+                if not received:
+                    os.truncate(source, 5 * MIB + 1)
+                received += piece
+        # The connection is as good as before.
+        assert (await get(connection, "/file"))[1] == b"\x01" * (5 * MIB + 1)
+    # (Pages that were in flight at the truncation may be zeroed to the end of theirs by the kernel: those
+    # bytes existed, and the stream's end disowns them. No byte comes that the file never had.)
+    assert len(received) < 32 * MIB
+
+
+async def test_a_stable_get_of_a_changing_file_tells_exactly_what_it_sent(served, files, make_context):
+    source = served / "file"
+    source.write_bytes(b"\x01" * (32 * MIB))
+    os.utime(source, ns=(1, 1))
+    async with connected(files, make_context) as connection:
+        received = await receive_all_and_change(connection, lambda: rewritten(source), stable=True)
+    content, trailer = received[: 32 * MIB], json.loads(received[32 * MIB :])
+    assert trailer["digest"] == hashlib.sha256(content).hexdigest()
+    assert trailer["changed"] is True
+
+
+async def test_a_stable_get_of_a_file_that_becomes_shorter_ends_in_changed(served, files, make_context):
+    source = served / "file"
+    source.write_bytes(b"\x01" * (32 * MIB))
+    async with connected(files, make_context) as connection:
+        with refused(ErrorCode.CHANGED, "shorter"):
+            await receive_all_and_change(connection, lambda: os.truncate(source, MIB), stable=True)
+
+
+async def test_a_file_that_became_shorter_before_its_first_byte_is_changed(served, make_context):
+    source = served / "file"
+    source.write_bytes(b"content")
+
+    class Shrinking(Root):
+        def open_file(self, path):
+            file = super().open_file(path)
+            os.truncate(source, 1)
+            return file
+
+    with Shrinking(served) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            with refused(ErrorCode.CHANGED):
+                await get(connection, "/file")
+
+
+# -- a slow disk ------------------------------------------------------------------------------------
+
+
+def slow_disk(kernel, cold):
+    """``kernel`` with a disk: ``cold`` is not cached, and its pieces come when ``arrive`` is set."""
+    arrive, asked = threading.Event(), threading.Event()
+
+    class SlowDisk(type(kernel)):
+        def _is_cold(self, fd):
+            return os.path.samestat(os.fstat(fd), cold.stat())
+
+        def page_cached(self, fd, offset):
+            return not self._is_cold(fd)
+
+        def splice_blocking(self, source, target, count, offset=None):
+            if self._is_cold(source):
+                asked.set()
+                assert arrive.wait(60)
+            return super().splice_blocking(source, target, count, offset)
+
+    disk = SlowDisk()
+    disk.arrive, disk.asked = arrive, asked
+    return disk
+
+
+async def test_a_cold_file_delays_neither_cached_ones_nor_other_requests(served, files, make_context, kernel):
+    cold, warm = served / "cold", served / "warm"
+    cold.write_bytes(os.urandom(3 * MIB))
+    warm.write_bytes(os.urandom(3 * MIB))
+    disk = slow_disk(kernel, cold)
+    received = []
+
+    async def fetch_cold(connection):
+        received.append((await get(connection, "/cold"))[1])
+
+    async with connected(files, make_context, kernel=disk) as connection, anyio.create_task_group() as tasks:
+        tasks.start_soon(fetch_cold, connection)
+        await anyio.to_thread.run_sync(disk.asked.wait, 60)
+        # The disk is at work, and will be until we say so. Everything else goes on, on the same connection:
+        assert (await get(connection, "/warm"))[1] == warm.read_bytes()
+        assert (await ask(connection, STAT, "/cold"))["size"] == 3 * MIB
+        assert await names(connection, "/") == ["cold", "warm"]
+        assert not received
+        disk.arrive.set()
+    assert received == [cold.read_bytes()]
+
+
+async def test_a_cold_file_does_not_delay_another_client(served, files, make_context, kernel):
+    import zcserver
+
+    cold, warm = served / "cold", served / "warm"
+    cold.write_bytes(os.urandom(MIB))
+    warm.write_bytes(os.urandom(3 * MIB))
+    disk = slow_disk(kernel, cold)
+    with anyio.fail_after(60):
+        async with (
+            zcserver.serve(files.handle, port=0, context=make_context(kernel=disk)) as server,
+            zcserver.connect(port=server.port, context=make_context()) as slow,
+            zcserver.connect(port=server.port, context=make_context()) as fast,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(get, slow, "/cold")
+            await anyio.to_thread.run_sync(disk.asked.wait, 60)
+            for _ in range(3):
+                assert (await get(fast, "/warm"))[1] == warm.read_bytes()
+            disk.arrive.set()
+
+
+async def test_a_cold_get_that_is_abandoned_leaves_nothing_behind(served, files, make_context, kernel):
+    cold = served / "cold"
+    cold.write_bytes(os.urandom(3 * MIB))
+    disk = slow_disk(kernel, cold)
+    async with connected(files, make_context, kernel=disk) as connection:
+        stream = await connection.open(GET, "/cold")
+        await stream.response()
+        before = len(os.listdir("/proc/self/fd"))
+        await anyio.to_thread.run_sync(disk.asked.wait, 60)
+        stream.reset()
+        disk.arrive.set()
+        while files.active:
+            await anyio.lowlevel.checkpoint()
+        assert (await get(connection, "/cold"))[1] == cold.read_bytes()
+        # The file and its duplicate for the lane; the pipe of two descriptors is kept for the next.
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+
+# -- several roots, and what is kept to itself -------------------------------------------------------
+
+
+@pytest.fixture
+def several(tmp_path):
+    for name in ("b", "ä b", "a"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "file").write_bytes(name.encode())
+    with (
+        Root(tmp_path / "b", name="b") as b,
+        Root(tmp_path / "ä b", name="ä b") as umlaut,
+        Root(tmp_path / "a", name="a") as a,
+    ):
+        yield FileServer(b, umlaut, a)
+
+
+async def test_several_roots_are_directories_of_one_that_holds_nothing_else(several, make_context):
+    async with connected(several, make_context) as connection:
+        assert await names(connection, "/") == ["a", "b", "ä b"]
+        assert await names(connection, "/", recursive=True) == [
+            "a", "a/sub", "a/sub/file", "b", "b/sub", "b/sub/file", "ä b", "ä b/sub", "ä b/sub/file",
+        ]  # fmt: skip
+        assert (await ask(connection, STAT, "/"))["type"] == "directory"
+        assert (await ask(connection, STAT, "/a"))["type"] == "directory"
+        assert await names(connection, "/b/sub") == ["file"]
+        for name in ("a", "b", "ä b"):
+            assert (await get(connection, f"/{name}/sub/file"))[1] == name.encode()
+
+
+async def test_nothing_is_found_beside_or_between_several_roots(several, make_context):
+    async with connected(several, make_context) as connection:
+        for path in ("/sub/file", "/c", "/c/sub/file", "/ab/sub/file", "/a/b/sub/file"):
+            with refused(ErrorCode.NOT_FOUND, path):
+                await get(connection, path)
+        with refused(ErrorCode.FORBIDDEN):
+            await get(connection, "/a/../b/sub/file")
+        with refused(ErrorCode.FORBIDDEN, "name one of them"):
+            await get(connection, "/")
+        with refused(NOT_A_FILE):
+            await get(connection, "/a")
+
+
+def test_roots_that_do_not_go_together_are_misuse(tmp_path):
+    from zcserver import MisuseError
+
+    with Root(tmp_path) as unnamed, Root(tmp_path, name="a") as a, Root(tmp_path, name="a") as same:
+        for roots in ([], [unnamed, a], [a, same]):
+            with pytest.raises(MisuseError):
+                FileServer(*roots)
+    for name in ("a/b", "..", ".", "a\0b"):
+        with pytest.raises(MisuseError, match="name of a root"):
+            Root(tmp_path, name=name)
+
+
+async def test_hidden_names_are_served_unless_the_server_keeps_them(served, make_context):
+    (served / ".secret").write_bytes(b"secret")
+    (served / ".git" / "sub").mkdir(parents=True)
+    (served / "sub").mkdir()
+    (served / "sub" / ".hidden").touch()
+    with Root(served) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert (await get(connection, "/.secret"))[1] == b"secret"
+            assert await names(connection, "/") == [".git", ".secret", "sub"]
+    with Root(served, hidden=False) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert await names(connection, "/", recursive=True) == ["sub"]
+            for path in ("/.secret", "/.git/sub", "/sub/.hidden", "/sub/%2Ehidden", "/.none"):
+                with refused(ErrorCode.FORBIDDEN, "begin with a dot"):
+                    await get(connection, path)
+
+
+async def test_links_are_followed_within_the_root_unless_the_policy_refuses(served, make_context):
+    (served / "sub").mkdir()
+    (served / "sub" / "file").write_bytes(b"content")
+    (served / "link").symlink_to("sub/file")
+    (served / "folder").symlink_to("sub")
+    with Root(served, links="refuse") as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert await names(connection, "/") == ["folder", "link", "sub"]
+            for method, path in ((GET, "/link"), (GET, "/folder/file"), (STAT, "/link"), (LIST, "/folder")):
+                with refused(ErrorCode.FORBIDDEN, "symbolic link"):
+                    await ask(connection, method, path)
+            assert (await get(connection, "/sub/file"))[1] == b"content"
+    with Root(served, links="follow") as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert (
+                (await get(connection, "/link"))[1]
+                == (await get(connection, "/folder/file"))[1]
+                == b"content"
+            )
+
+
+async def test_a_disk_that_fails_is_told_in_words(served, make_context):
+    class FailingDisk(Kernel):
+        def openat2(self, *arguments):
+            raise OSError(5, "Input/output error")
+
+    (served / "file").touch()
+    with Root(served, FailingDisk()) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            from zcserver.file_protocol import IO_ERROR
+
+            with refused(IO_ERROR, "the server's disk failed to read /file: Input/output error"):
+                await get(connection, "/file")

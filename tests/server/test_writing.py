@@ -1,0 +1,627 @@
+"""PUT, MKDIR, RENAME, REMOVE: whole or not at all, in an order that survives a power cut, never outside."""
+
+import errno
+import hashlib
+import os
+import stat
+
+import anyio
+import pytest
+
+from tests.server.requests import MIB, ask, connected, content_of, put, refused
+from tests.server.test_paths import WithoutOpenat2
+from zcserver import ErrorCode, StreamResetError
+from zcserver.file_protocol import (
+    EXISTS,
+    IO_ERROR,
+    MISMATCH,
+    MKDIR,
+    NO_SPACE,
+    NOT_A_DIRECTORY,
+    NOT_A_FILE,
+    NOT_EMPTY,
+    PUT,
+    REMOVE,
+    RENAME,
+    validator_of,
+)
+from zcserver.kernel.calls import Kernel
+from zcserver.server import FileServer, Root
+from zcserver.server.disk import Disk
+
+pytestmark = pytest.mark.anyio
+DAWN = 1_600_000_000_123_456_789
+
+
+@pytest.fixture
+def served(tmp_path):
+    directory = tmp_path / "served"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def files(served):
+    with Root(served) as root:
+        yield FileServer(root, writable=True)
+
+
+def staged(served):
+    return sorted(os.listdir(served / ".zcserver"))
+
+
+def validator(path):
+    return validator_of(path.stat())
+
+
+# -- PUT --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 1024, 5 * MIB + 17])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_file_is_put_whole_with_its_time_and_committed_once(served, files, make_context, size, known):
+    content = os.urandom(size)
+    (served / "sub").mkdir()
+    announced = {"size": size if known else -1, "digest": hashlib.sha256(content).hexdigest()}
+    async with connected(files, make_context) as connection:
+        assert await put(connection, "/sub/new", content, mtime_ns=DAWN, **announced) == 1
+    assert content_of(served) == {"sub": None, "sub/new": content}
+    assert (served / "sub" / "new").stat().st_mtime_ns == DAWN
+    assert staged(served) == []
+
+
+async def test_a_file_that_is_replaced_keeps_its_permissions_and_nothing_else(served, files, make_context):
+    (served / "file").write_bytes(b"the old content, which is longer")
+    (served / "file").chmod(0o640)
+    os.link(served / "file", served / "other name")
+    async with connected(files, make_context) as connection:
+        await put(connection, "/file", b"new")
+    assert (served / "file").read_bytes() == b"new"
+    assert stat.S_IMODE((served / "file").stat().st_mode) == 0o640
+    assert (served / "other name").read_bytes() == b"the old content, which is longer"
+
+
+async def test_odd_names_are_put(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        await put(connection, "/100%25 %FF%0Aü", b"content")
+    assert (served / os.fsdecode(b"100% \xff\n\xc3\xbc")).read_bytes() == b"content"
+
+
+async def test_nothing_is_seen_under_the_name_before_the_last_byte(served, files, make_context):
+    (served / "file").write_bytes(b"old")
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=4 * MIB)
+        await stream.response()
+        completion = await stream.send(bytes(3 * MIB))
+        await completion
+        assert (served / "file").read_bytes() == b"old"
+        assert len(staged(served)) == 1
+        await stream.send(bytes(MIB), end=True)
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        assert (served / "file").read_bytes() == bytes(4 * MIB)
+
+
+async def test_the_file_to_be_replaced_must_be_the_one_that_is_meant(served, files, make_context):
+    (served / "file").write_bytes(b"old")
+    right = validator(served / "file")
+    async with connected(files, make_context) as connection:
+        with refused(ErrorCode.CHANGED, "was changed on the server"):
+            await put(connection, "/file", b"new", validator="1-2-3")
+        with refused(ErrorCode.CHANGED, "not there any more"):
+            await put(connection, "/none", b"new", validator=right)
+        assert content_of(served) == {"file": b"old"}
+        await put(connection, "/file", b"new", validator=right)
+    assert content_of(served) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("argument", ["create", "validator"])
+async def test_what_happens_to_the_target_meanwhile_is_noticed_at_the_end(
+    served, files, make_context, argument
+):
+    if argument == "validator":
+        (served / "file").write_bytes(b"old")
+    arguments = {"create": True} if argument == "create" else {"validator": validator(served / "file")}
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=2, **arguments)
+        await stream.response()
+        (served / "file").write_bytes(b"another")
+        await stream.send(b"ab", end=True)
+        with refused(EXISTS if argument == "create" else ErrorCode.CHANGED):
+            await stream.receive()
+    assert content_of(served) == {"file": b"another"}
+    assert staged(served) == []
+
+
+async def test_two_that_create_the_same_file_do_not_both_succeed(served, files, make_context):
+    outcomes = []
+
+    async def create(connection, content):
+        try:
+            outcomes.append(await put(connection, "/file", content, create=True))
+        except StreamResetError as error:
+            outcomes.append(error.code)
+
+    async with connected(files, make_context) as connection, anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(create, connection, b"%d" % number)
+    assert sorted(outcomes) == [1] + 7 * [EXISTS]
+    assert staged(served) == []
+
+
+async def test_create_works_where_the_file_system_cannot_rename_exclusively(
+    served, make_context, monkeypatch
+):
+    class Libc:
+        """One without renameat2."""
+
+    monkeypatch.setattr("zcserver.server.disk._libc", Libc())
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True), make_context) as connection:
+            assert await put(connection, "/file", b"first", create=True) == 1
+            with refused(EXISTS):
+                await put(connection, "/file", b"second", create=True)
+            with refused(EXISTS):
+                await ask(connection, RENAME, "/file", to="/file")
+    assert content_of(served) == {"file": b"first"}
+
+
+async def test_what_arrives_must_be_what_was_announced(served, files, make_context):
+    (served / "file").write_bytes(b"old")
+    async with connected(files, make_context) as connection:
+        with refused(MISMATCH, "4 bytes came, 5 were announced"):
+            await put(connection, "/file", b"four", size=5)
+        with refused(MISMATCH, "more bytes came than the 3"):
+            await put(connection, "/file", b"four", size=3)
+        with refused(MISMATCH, "SHA-256"):
+            await put(connection, "/file", b"four", digest=hashlib.sha256(b"five").hexdigest())
+        with refused(ErrorCode.REFUSED, "size"):
+            await put(connection, "/file", b"four", size="4")
+        with refused(ErrorCode.REFUSED, "size"):
+            await ask(connection, PUT, "/file")
+    assert content_of(served) == {"file": b"old"}
+    assert staged(served) == []
+
+
+async def test_a_put_without_any_message_is_refused(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=0)
+        await stream.response()
+        await stream.end()
+        with refused(ErrorCode.REFUSED, "not even an empty one"):
+            await stream.receive()
+    assert content_of(served) == {}
+
+
+async def test_only_files_are_put_and_only_over_files(served, files, make_context):
+    (served / "folder").mkdir()
+    (served / "link").symlink_to("file")
+    os.mkfifo(served / "fifo")
+    async with connected(files, make_context) as connection:
+        for path, words in (
+            ("/folder", "is a directory, not a file"),
+            ("/link", "is a symbolic link, not a file"),
+            ("/fifo", "is a FIFO, not a file"),
+            ("/new/", "slash at the end"),
+            ("/", "slash at the end"),
+        ):
+            with refused(NOT_A_FILE, words):
+                await put(connection, path, b"new")
+        with refused(ErrorCode.FORBIDDEN, "served directory itself"):
+            await put(connection, "", b"new")
+        for path in ("/none/new", "/fifo/new"):
+            with refused(ErrorCode.NOT_FOUND):
+                await put(connection, path, b"new")
+        with refused(ErrorCode.NOT_FOUND, "too long"):
+            await put(connection, "/" + 256 * "x", b"new")
+    assert sorted(os.listdir(served)) == [".zcserver", "fifo", "folder", "link"]
+    assert staged(served) == []
+
+
+async def test_a_put_that_is_given_up_leaves_nothing_behind(served, files, make_context):
+    (served / "file").write_bytes(b"old")
+    async with connected(files, make_context) as connection:
+        before = len(os.listdir("/proc/self/fd"))
+        stream = await connection.open(PUT, "/file", size=8 * MIB)
+        await stream.response()
+        await (await stream.send(bytes(3 * MIB)))
+        stream.reset()
+        while files.active:
+            await anyio.lowlevel.checkpoint()
+        assert staged(served) == []
+        assert len(os.listdir("/proc/self/fd")) == before
+    assert content_of(served) == {"file": b"old"}
+
+
+async def test_uploads_left_by_a_dead_server_are_gone_when_the_next_one_starts(served):
+    (served / ".zcserver" / "odd" / "folder").mkdir(parents=True)
+    (served / ".zcserver" / "upload").write_bytes(b"half")
+    (served / ".zcserver" / "link").symlink_to("../file")
+    (served / "file").write_bytes(b"content")
+    with Root(served) as root:
+        FileServer(root).close()
+        assert len(staged(served)) == 3  # a server that only reads leaves them
+        FileServer(root, writable=True).close()
+    assert staged(served) == []
+    assert content_of(served) == {"file": b"content"}
+
+
+def test_two_servers_do_not_write_to_one_root(served):
+    with Root(served) as root:
+        first = FileServer(root, writable=True)
+        with pytest.raises(BlockingIOError) as caught:
+            FileServer(root, writable=True)
+        assert caught.value.filename == str(served / ".zcserver")
+        FileServer(root).close()
+        first.close()
+        FileServer(root, writable=True).close()
+
+
+def test_a_staging_directory_that_is_a_link_is_not_used(served, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").touch()
+    (served / ".zcserver").symlink_to(tmp_path / "elsewhere")
+    with Root(served) as root, pytest.raises(OSError, match="zcserver"):
+        FileServer(root, writable=True)
+    assert os.listdir(tmp_path / "elsewhere") == ["precious"]
+
+
+# -- the order of calls, and calls that fail -----------------------------------------------------------
+
+
+class RecordingDisk(Disk):
+    """Notes each call with what it was about: upload, target directory, or names."""
+
+    def __init__(self):
+        self.calls = []
+        self.upload = None
+
+    def create(self, name, directory):
+        self.upload = super().create(name, directory)
+        self.calls.append("create")
+        return self.upload
+
+    def write(self, fd, pieces, offset):
+        self.calls.append("write")
+        return super().write(fd, pieces, offset)
+
+    def set_mode(self, fd, mode):
+        self.calls.append("mode")
+        super().set_mode(fd, mode)
+
+    def set_mtime(self, fd, mtime_ns):
+        self.calls.append("mtime")
+        super().set_mtime(fd, mtime_ns)
+
+    def sync(self, fd):
+        self.calls.append("sync directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "sync file")
+        super().sync(fd)
+
+    def rename(self, source, source_directory, target, target_directory):
+        self.calls.append(f"rename over {target.decode()}")
+        super().rename(source, source_directory, target, target_directory)
+
+    def rename_new(self, source, source_directory, target, target_directory):
+        self.calls.append(f"rename to new {target.decode()}")
+        super().rename_new(source, source_directory, target, target_directory)
+
+
+@pytest.mark.parametrize("create", [True, False])
+async def test_content_then_name_then_directory_are_made_to_last_before_commit(served, make_context, create):
+    if not create:
+        (served / "file").write_bytes(b"old")
+    disk = RecordingDisk()
+
+    class Committing(FileServer):
+        """Notes when COMMIT is sent."""
+
+        async def handle(self, stream):
+            commit = stream.commit
+
+            async def noted(count):
+                disk.calls.append("COMMIT")
+                await commit(count)
+
+            stream.commit = noted
+            await super().handle(stream)
+
+    with Root(served) as root:
+        async with connected(Committing(root, writable=True, disk=disk), make_context) as connection:
+            await put(connection, "/file", b"new", mtime_ns=DAWN, create=create)
+    assert disk.calls == [
+        "create",
+        "write",
+        *([] if create else ["mode"]),
+        "mtime",
+        "sync file",
+        "rename to new file" if create else "rename over file",
+        "sync directory",
+        "COMMIT",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.ENOSPC, NO_SPACE, "disk is full"),
+        (errno.EDQUOT, NO_SPACE, "quota"),
+        (errno.EFBIG, NO_SPACE, "too large"),
+        (errno.EACCES, ErrorCode.FORBIDDEN, "may not"),
+        (errno.EROFS, ErrorCode.FORBIDDEN, "read-only"),
+        (errno.EIO, IO_ERROR, "Input/output error"),
+        (errno.EMFILE, ErrorCode.LIMIT, "too many files"),
+    ],
+)
+@pytest.mark.parametrize("call", ["create", "write", "set_mtime", "sync", "rename"])
+async def test_whatever_fails_before_the_rename_leaves_the_old_file(
+    served, make_context, call, number, code, words
+):
+    (served / "file").write_bytes(b"old")
+    disk = Disk()
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    setattr(disk, call, fail)
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=disk), make_context) as connection:
+            with refused(code, words) as caught:
+                await put(connection, "/file", b"new", mtime_ns=DAWN)
+            assert "/file" in caught.value.reason
+    assert content_of(served) == {"file": b"old"}
+    assert staged(served) == []
+
+
+async def test_no_commit_comes_when_the_directory_cannot_be_made_to_last(served, make_context):
+    class FailingDisk(Disk):
+        def sync(self, fd):
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().sync(fd)
+
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=FailingDisk()), make_context) as connection:
+            stream = await connection.open(PUT, "/file", size=3)
+            await stream.send(b"new", end=True)
+            with refused(IO_ERROR):
+                await stream.receive()
+            assert stream.committed == 0
+    assert staged(served) == []
+
+
+async def test_a_file_that_cannot_fit_is_refused_before_its_first_byte(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=2**60)
+        with refused(NO_SPACE, "no 1152921504606846976 bytes left"):
+            await stream.response()
+
+
+async def test_short_writes_are_completed(served, make_context):
+    class ShortDisk(Disk):
+        def write(self, fd, pieces, offset):
+            return super().write(fd, [pieces[0][:1000]], offset)
+
+    content = os.urandom(300_000)
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=ShortDisk()), make_context) as connection:
+            await put(connection, "/file", content, piece=70_000)
+    assert content_of(served) == {"file": content}
+
+
+# -- MKDIR ------------------------------------------------------------------------------------------
+
+
+async def test_directories_are_made_and_those_that_are_there_are_no_error(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        assert await ask(connection, MKDIR, "/a") == {"created": True}
+        assert await ask(connection, MKDIR, "/a/") == {"created": False}
+        assert await ask(connection, MKDIR, "/") == {"created": False}
+        with refused(ErrorCode.NOT_FOUND):
+            await ask(connection, MKDIR, "/x/y/z")
+        assert await ask(connection, MKDIR, "/x/y/z%25", parents=True, mtime_ns=DAWN) == {"created": True}
+        assert await ask(connection, MKDIR, "/x/y", parents=True) == {"created": False}
+    assert set(content_of(served)) == {"a", "x", "x/y", "x/y/z%"}
+    assert (served / "x" / "y" / "z%").stat().st_mtime_ns == DAWN
+
+
+async def test_the_time_of_a_directory_that_is_there_is_set(served, files, make_context):
+    (served / "a").mkdir()
+    async with connected(files, make_context) as connection:
+        for time in (DAWN, -1_000_000_000):
+            await ask(connection, MKDIR, "/a", mtime_ns=time)
+            assert (served / "a").stat().st_mtime_ns == time
+
+
+async def test_no_directory_is_made_where_something_else_is(served, files, make_context):
+    (served / "file").touch()
+    async with connected(files, make_context) as connection:
+        with refused(NOT_A_DIRECTORY, "/file"):
+            await ask(connection, MKDIR, "/file")
+        with refused(NOT_A_DIRECTORY, "/file"):
+            await ask(connection, MKDIR, "/file/a/b", parents=True)
+
+
+# -- RENAME -----------------------------------------------------------------------------------------
+
+
+async def test_files_and_directories_are_renamed(served, files, make_context):
+    (served / "a" / "sub").mkdir(parents=True)
+    (served / "a" / "sub" / "file").write_bytes(b"content")
+    async with connected(files, make_context) as connection:
+        assert await ask(connection, RENAME, "/a/sub/file", to="/a/moved") == {}
+        assert await ask(connection, RENAME, "/a", to="/b%25") == {}
+    assert content_of(served) == {"b%": None, "b%/sub": None, "b%/moved": b"content"}
+
+
+async def test_a_target_is_replaced_only_if_that_is_wanted(served, files, make_context):
+    (served / "a").write_bytes(b"a")
+    (served / "b").write_bytes(b"b")
+    async with connected(files, make_context) as connection:
+        with refused(EXISTS, "/b exists"):
+            await ask(connection, RENAME, "/a", to="/b")
+        await ask(connection, RENAME, "/a", to="/b", replace=True)
+    assert content_of(served) == {"b": b"a"}
+
+
+async def test_renames_that_make_no_sense_are_refused_in_words(served, files, make_context):
+    (served / "folder" / "sub").mkdir(parents=True)
+    (served / "empty").mkdir()
+    (served / "file").touch()
+    async with connected(files, make_context) as connection:
+        for path, to, code, words in (
+            ("/none", "/new", ErrorCode.NOT_FOUND, "/none"),
+            ("/file", "/none/new", ErrorCode.NOT_FOUND, "/none/new"),
+            ("/folder", "/folder/sub/new", ErrorCode.REFUSED, "inside itself"),
+            ("/empty", "/folder", NOT_EMPTY, "/folder"),
+            ("/empty", "/file", NOT_A_DIRECTORY, "/file"),
+            ("/file", "/empty", NOT_A_FILE, "/empty"),
+            ("/", "/new", ErrorCode.FORBIDDEN, "served directory itself"),
+            ("/file", "/", ErrorCode.FORBIDDEN, "served directory itself"),
+            ("/file", "/.zcserver/x", ErrorCode.FORBIDDEN, "server's own"),
+            ("/.zcserver", "/x", ErrorCode.FORBIDDEN, "server's own"),
+        ):
+            with refused(code, words):
+                await ask(connection, RENAME, path, to=to, replace=True)
+        with refused(ErrorCode.REFUSED, "'to' is missing"):
+            await ask(connection, RENAME, "/file")
+    assert set(content_of(served)) == {"folder", "folder/sub", "empty", "file"}
+
+
+async def test_nothing_is_renamed_from_one_root_to_another(tmp_path, make_context):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "file").write_bytes(b"content")
+    with Root(tmp_path / "a", name="a") as a, Root(tmp_path / "b", name="b") as b:
+        async with connected(FileServer(a, b, writable=True), make_context) as connection:
+            with refused(ErrorCode.REFUSED, "another served directory"):
+                await ask(connection, RENAME, "/a/file", to="/b/file")
+            with refused(ErrorCode.FORBIDDEN):
+                await ask(connection, REMOVE, "/a", recursive=True)
+            assert await put(connection, "/b/file", b"new") == 1
+            assert await ask(connection, MKDIR, "/b/x/y", parents=True) == {"created": True}
+            await ask(connection, RENAME, "/b/file", to="/b/x/y/file")
+    assert content_of(tmp_path / "a") == {"file": b"content"}
+    assert content_of(tmp_path / "b") == {"x": None, "x/y": None, "x/y/file": b"new"}
+
+
+# -- REMOVE -----------------------------------------------------------------------------------------
+
+
+async def test_a_file_a_link_and_an_empty_directory_are_removed(served, files, make_context):
+    (served / "kept").write_bytes(b"content")
+    (served / "file").touch()
+    (served / "link").symlink_to("kept")
+    (served / "folder").mkdir()
+    async with connected(files, make_context) as connection:
+        for path in ("/file", "/link", "/folder/"):
+            assert await ask(connection, REMOVE, path) == {"removed": 1}
+        with refused(ErrorCode.NOT_FOUND):
+            await ask(connection, REMOVE, "/file")
+        with refused(NOT_A_DIRECTORY):
+            await ask(connection, REMOVE, "/kept/")
+    assert content_of(served) == {"kept": b"content"}
+
+
+async def test_a_tree_is_removed_only_if_that_is_wanted_and_no_link_is_followed(served, files, make_context):
+    (served / "tree" / "a" / "b").mkdir(parents=True)
+    (served / "tree" / "a" / "b" / "file").touch()
+    (served / "kept").mkdir()
+    (served / "kept" / "file").write_bytes(b"content")
+    (served / "tree" / "a" / "link").symlink_to("../../kept")
+    os.mkfifo(served / "tree" / "fifo")
+    async with connected(files, make_context) as connection:
+        with refused(NOT_EMPTY):
+            await ask(connection, REMOVE, "/tree")
+        assert await ask(connection, REMOVE, "/tree", recursive=True) == {"removed": 6}
+    assert content_of(served) == {"kept": None, "kept/file": b"content"}
+
+
+async def test_a_tree_may_be_deeper_than_there_are_descriptors(served, files, make_context):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    parts = ["d"] * 400
+    os.makedirs(served.joinpath(*parts))
+    async with connected(files, make_context) as connection:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))
+        try:
+            assert await ask(connection, REMOVE, "/d", recursive=True) == {"removed": 400}
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert content_of(served) == {}
+
+
+async def test_what_the_server_keeps_to_itself_is_not_removed(served, make_context):
+    (served / "tree" / "sub").mkdir(parents=True)
+    (served / "tree" / ".hidden").touch()
+    with Root(served, hidden=False) as root:
+        async with connected(FileServer(root, writable=True), make_context) as connection:
+            with refused(NOT_EMPTY):
+                await ask(connection, REMOVE, "/tree", recursive=True)
+            for method in (PUT, MKDIR, REMOVE):
+                with refused(ErrorCode.FORBIDDEN, "begin with a dot"):
+                    await ask(connection, method, "/tree/.hidden", size=0)
+            with refused(ErrorCode.FORBIDDEN, "served directory itself"):
+                await ask(connection, REMOVE, "/", recursive=True)
+    assert content_of(served) == {"tree": None, "tree/.hidden": b""}
+
+
+# -- never outside ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[None, errno.ENOSYS], ids=["openat2", "ENOSYS"])
+def guarded(request, served, tmp_path):
+    """A writable server beside a directory that must stay as it is."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"precious")
+    (served / "out").symlink_to(outside)
+    (served / "up").symlink_to("..")
+    (served / "file link").symlink_to(outside / "file")
+    (served / "sub").mkdir()
+    (served / "staging").symlink_to(".zcserver")
+    kernel = Kernel() if request.param is None else WithoutOpenat2(request.param)
+    with Root(served, kernel) as root:
+        yield FileServer(root, writable=True)
+    assert content_of(outside) == {"file": b"precious"}
+
+
+async def test_nothing_outside_is_written_whatever_the_path(served, guarded, make_context):
+    before = set(os.listdir(served)) | {".zcserver"}
+    async with connected(guarded, make_context) as connection:
+        for path in (
+            "/out/new", "/out/file", "/out/sub/new", "/up/new", "/up/outside/file", "/../outside/file",
+            "/sub/../../outside/file", "/%2e%2e/outside/file", "/sub/..%2f..%2foutside/file", "/file link",
+            "/staging/new", "/.zcserver/new", "/new%00",
+        ):  # fmt: skip
+            for method, arguments in (
+                (PUT, {"size": 0}),
+                (MKDIR, {}),
+                (MKDIR, {"parents": True}),
+                (RENAME, {"to": "/sub/stolen", "replace": True}),
+                (REMOVE, {"recursive": True}),
+            ):
+                if path == "/file link" and method in (RENAME, REMOVE):
+                    continue  # moves or removes the link itself, which is within
+                with pytest.raises(StreamResetError):
+                    await ask(connection, method, path, **arguments)
+            with pytest.raises(StreamResetError):
+                await ask(connection, RENAME, "/sub", to=path, replace=True)
+        await ask(connection, RENAME, "/file link", to="/sub/link")
+        await ask(connection, REMOVE, "/sub/link")
+    assert set(os.listdir(served)) == before - {"file link"}
+    assert os.listdir(served / "sub") == []
+
+
+async def test_writing_goes_through_links_within_where_the_kernel_vouches_for_them(served, make_context):
+    (served / "real").mkdir()
+    (served / "link").symlink_to("real")
+    for links, works in (("follow", True), ("refuse", False)):
+        with Root(served, links=links) as root:
+            async with connected(FileServer(root, writable=True), make_context) as connection:
+                if works:
+                    assert await put(connection, "/link/file", b"content") == 1
+                else:
+                    with refused(ErrorCode.FORBIDDEN, "symbolic link"):
+                        await put(connection, "/link/other", b"content")
+    assert content_of(served / "real") == {"file": b"content"}

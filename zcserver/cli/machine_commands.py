@@ -1,0 +1,145 @@
+"""``serve``, ``doctor`` and ``demo``: their options and help; the module of that name carries each out."""
+
+from typing import Annotated, Any
+
+import typer
+
+from .loop import run
+from .options import LanesOption, parse_size
+
+
+def add_serve(app: typer.Typer) -> None:
+    """Register ``serve``, which comes first."""
+    app.command("serve", short_help="Offer a directory.")(_serve)
+
+
+def add_others(app: typer.Typer) -> None:
+    """Register the rest."""
+    app.command("doctor", short_help="Find out what works on this machine.")(_doctor)
+    app.command("demo", short_help="See it at work, verified, with numbers.")(_demo)
+
+
+def _serve(
+    roots: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DIR", help="What to offer; several by name: NAME=DIR."),
+    ] = None,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option("--bind", metavar="WHERE", help="ADDRESS, ADDRESS:PORT, * or unix:PATH (repeatable)."),
+    ] = None,
+    port: Annotated[
+        str | None, typer.Option("--port", metavar="PORT", help="Default: 7420. 0: any free one.")
+    ] = None,
+    writable: Annotated[
+        bool | None, typer.Option("--writable/--read-only", help="Allow put, mkdir, mv, rm.")
+    ] = None,
+    hidden: Annotated[
+        bool | None, typer.Option("--hidden/--no-hidden", help="Names that begin with a dot, too.")
+    ] = None,
+    links: Annotated[
+        str | None, typer.Option("--links", metavar="POLICY", help="'follow' within DIR, or 'refuse'.")
+    ] = None,
+    pool_size: Annotated[
+        str | None, typer.Option("--pool-size", metavar="SIZE", help="Memory for sending. Default: 64M.")
+    ] = None,
+    limit_rate: Annotated[
+        str | None, typer.Option("--limit-rate", metavar="SIZE", help="Bytes per second and connection.")
+    ] = None,
+    lanes: Annotated[
+        str | None, typer.Option("--lanes", metavar="LANES", help="Use only these ways to send.")
+    ] = None,
+    grace: Annotated[
+        str | None, typer.Option("--grace", metavar="SECONDS", help="For running transfers at the end.")
+    ] = None,
+    access_log: Annotated[
+        str | None, typer.Option("--access-log", metavar="PATH", help="A line per request; '-': on stderr.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="FORM", help="'text' or 'json'.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="PATH", help="A TOML file with these options.")
+    ] = None,
+    summary: Annotated[
+        bool | None, typer.Option("--summary/--no-summary", help="At the end, the totals as JSON.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="The same as --access-log -.")] = False,
+) -> None:
+    """Offer a directory; read-only unless --writable.
+
+    Prints a line with the URL, then runs until Ctrl-C (exit code 130) or SIGTERM (0), which let running
+    transfers finish. Nothing outside DIR can be reached. It listens on 127.0.0.1:7420 by default. There is
+    no authentication yet: beyond loopback, anyone who reaches the port can read DIR, and change it with
+    --writable.
+
+    Each option is also an environment variable (ZCSERVER_PORT) and a key of the TOML file (port); the
+    command line goes before the environment, that before the file.
+
+    \b
+    Examples:
+      zcserver serve /data
+      zcserver serve . --bind '*' --port 7000 -v
+      zcserver serve photos=/srv/photos runs=/mnt/runs --writable
+      zcserver serve /data --bind unix:/run/zc.sock --bind '[::1]'
+    """
+    from .serve import serve_directory
+    from .settings import serve_settings
+
+    given: dict[str, Any] = {
+        "roots": roots,
+        "bind": bind,
+        "port": port,
+        "writable": writable,
+        "hidden": hidden,
+        "links": links,
+        "pool_size": pool_size,
+        "limit_rate": limit_rate,
+        "lanes": lanes,
+        "grace": grace,
+        "access_log": access_log or ("-" if verbose else None),
+        "log_format": log_format,
+        "summary": summary,
+    }
+    settings = serve_settings(given, config=config)
+    raise typer.Exit(run(serve_directory, settings))
+
+
+def _doctor(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """Find out what this machine can do: which ways to send work here, and why not.
+
+    \b
+    Examples:
+      zcserver doctor
+      zcserver doctor --json | jq .lanes
+    """
+    from .doctor import examine
+
+    raise typer.Exit(examine(as_json))
+
+
+def _demo(
+    size: Annotated[int, typer.Option(parser=parse_size, metavar="SIZE", help="Of the large file.")] = "1G",  # type: ignore[assignment]  # typer parses defaults, too
+    stream: Annotated[
+        int, typer.Option(parser=parse_size, metavar="SIZE", help="How much memory to stream.")
+    ] = "4G",  # type: ignore[assignment]
+    ring: Annotated[
+        int, typer.Option(parser=parse_size, metavar="SIZE", help="The pool it goes through.")
+    ] = "16M",  # type: ignore[assignment]
+    directory: Annotated[
+        str, typer.Option("--dir", metavar="PATH", help="Where to put the files (removed afterwards).")
+    ] = ".demo",
+    lanes: LanesOption = "",
+) -> None:
+    """See it at work: serve and fetch files, then stream memory, everything verified, with the numbers.
+
+    Takes about a minute and twice SIZE of disk. The exit code is not 0 if a single byte differs.
+
+    \b
+    Examples:
+      zcserver demo
+      zcserver demo --size 64M --stream 256M --dir /tmp
+    """
+    from .demo import DemoSettings, demonstrate
+
+    raise typer.Exit(demonstrate(DemoSettings(size, stream, ring, directory, lanes)))

@@ -1,0 +1,82 @@
+"""``zcserver put`` and ``zcserver sync``: local files to a server, and one side made like the other."""
+
+import os
+from pathlib import Path
+
+import anyio
+
+from zcserver.client import Client, Progress, is_url, parse_url
+from zcserver.file_protocol import escape
+
+from .exits import CommandError, ExitCode, printable
+from .session import WOULD_BE, Outcome, TransferSettings, transferring
+
+
+async def put(sources: list[str], url: str, recursive: bool, settings: TransferSettings) -> ExitCode:
+    """Send files, or directories with ``recursive``. CommandError when some of it failed."""
+    address = parse_url(url)
+    outcome = Outcome("sent")
+    targets = [(Path(source), _target(source, address.path, len(sources) > 1)) for source in sources]
+    async with transferring(address, settings) as (client, progress):
+        if recursive:
+            for source, path in targets:
+                if source.is_dir():
+                    outcome.add_tree(await client.put_tree(source, path, **settings.of_trees(progress)))
+        files = [(source, path) for source, path in targets if not (recursive and source.is_dir())]
+        await _put_files(client, files, outcome, settings, progress)
+    return outcome.finish(settings)
+
+
+def _target(source: str, path: str, several: bool) -> str:
+    """As cp does it: the name itself, or with a slash at its end the directory to put it into."""
+    if not path.endswith("/"):
+        if several:
+            raise CommandError(
+                f"several files need a directory to go to: end the URL with a slash ({path}/)", ExitCode.USAGE
+            )
+        return path
+    name = os.path.basename(os.path.abspath(source))
+    if not name:
+        raise CommandError(f"{printable(source)} has no name of its own: add one to the URL", ExitCode.USAGE)
+    return path + escape(os.fsencode(name))
+
+
+async def _put_files(
+    client: Client,
+    files: list[tuple[Path, str]],
+    outcome: Outcome,
+    settings: TransferSettings,
+    progress: Progress,
+) -> None:
+    limiter = anyio.CapacityLimiter(settings.jobs)
+
+    async def send(source: Path, path: str) -> None:
+        async with limiter:
+            outcome.add(await client.put(source, path, verify=settings.verify, progress=progress))
+
+    async with anyio.create_task_group() as tasks:
+        for source, path in files:
+            tasks.start_soon(outcome.attempt, path, send(source, path))
+
+
+async def sync(source: str, target: str, delete: bool, dry_run: bool, settings: TransferSettings) -> ExitCode:
+    """Make ``target`` like ``source``; one of them is a URL."""
+    if is_url(source) == is_url(target):
+        raise CommandError("of SRC and DST, one is a URL and the other a local directory", ExitCode.USAGE)
+    outcome = Outcome(WOULD_BE if dry_run else "transferred")
+    address = parse_url(source if is_url(source) else target)
+    async with transferring(address, settings) as (client, progress):
+        report = await client.sync(
+            address.path if is_url(source) else Path(source),
+            address.path if is_url(target) else Path(target),
+            delete=delete,
+            dry_run=dry_run,
+            **settings.of_trees(progress),
+        )
+        outcome.add_tree(report)
+    if dry_run and not settings.as_json and not settings.quiet:
+        for name in report.transferred:
+            print(f"transfer {printable(name)}")
+        for name in report.deleted:
+            print(f"remove   {printable(name)}")
+    return outcome.finish(settings)

@@ -1,0 +1,201 @@
+"""What the commands that talk to a server share: connecting, progress, the outcome in words or as JSON."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from zcserver.client import Address, Client, Transferred, TreeReport, client_context, parse_url
+from zcserver.errors import TransferError
+from zcserver.file_protocol import unescape
+
+from .exits import CommandError, ExitCode, explain, printable
+from .loop import Interruption
+from .options import amount, rate
+from .progress import ProgressBars
+
+_FAILURES_SHOWN: Final = 5
+WOULD_BE: Final = "to transfer"
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """What `get`, `put` and `sync` have in common. ``limit_rate`` in bytes per second, 0 for none."""
+
+    jobs: int
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    verify: bool = False
+    restart: bool = False
+    limit_rate: int = 0
+    quiet: bool = False
+    as_json: bool = False
+    lanes: tuple[str, ...] | None = None
+
+    def of_trees(self, progress: ProgressBars) -> dict[str, Any]:
+        """The options of :meth:`Client.sync` and its like."""
+        return {
+            "jobs": self.jobs,
+            "include": self.include,
+            "exclude": self.exclude,
+            "verify": self.verify,
+            "restart": self.restart,
+            "progress": progress,
+        }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Adds up what was transferred. Failures are noted, so that what can be done is done."""
+
+    verb: str
+    began: float = field(default_factory=time.monotonic)
+    files: int = 0
+    nbytes: int = 0
+    resumed: int = 0
+    report: TreeReport | None = None
+    details: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[tuple[str, TransferError | OSError]] = field(default_factory=list)
+
+    def add(self, done: Transferred) -> None:
+        self.files += 1
+        self.nbytes += done.nbytes
+        self.resumed += done.resumed
+        detail: dict[str, Any] = {"path": done.path, "bytes": done.nbytes, "resumed": done.resumed}
+        if done.target is not None:
+            detail["local"] = os.fsencode(done.target).decode("utf-8", "backslashreplace")
+        if done.digest:
+            detail["sha256"] = done.digest
+        self.details.append(detail)
+
+    def add_tree(self, report: TreeReport) -> None:
+        self.files += report.files
+        self.nbytes += report.nbytes
+        self.failures += report.failures
+        self.details += [{"path": _encodable(path)} for path in report.transferred]
+        if self.report is None:
+            self.report = TreeReport()
+        self.report.unchanged += report.unchanged
+        self.report.removed += report.removed
+        self.report.skipped += report.skipped
+        self.report.deleted += report.deleted
+
+    async def attempt(self, name: str, work: Awaitable[object]) -> None:
+        """Await ``work``, noting its failure; a broken pipe ends everything."""
+        try:
+            await work
+        except BrokenPipeError:
+            raise
+        except (TransferError, OSError) as error:
+            self.failures.append((name, error))
+
+    def finish(self, settings: TransferSettings) -> ExitCode:
+        """Print the outcome; CommandError with the first failure's line and code if there was one."""
+        seconds = time.monotonic() - self.began
+        if settings.as_json:
+            print(json.dumps(self._as_dict(seconds)), flush=True)
+        if self.failures:
+            raise self._failed()
+        if not settings.quiet and not settings.as_json:
+            print(self._in_words(seconds, settings.verify), file=sys.stderr)
+        return ExitCode.OK
+
+    def _as_dict(self, seconds: float) -> dict[str, Any]:
+        report = self.report or TreeReport()
+        return {
+            "files": self.files,
+            "bytes": self.nbytes,
+            "resumed": self.resumed,
+            "seconds": round(seconds, 6),
+            "unchanged": report.unchanged,
+            "removed": report.removed,
+            "skipped": [_encodable(name) for name in report.skipped],
+            "deleted": [_encodable(name) for name in report.deleted],
+            "transferred": self.details,
+            "failures": [
+                {"path": _encodable(name), "error": line, "code": int(code)}
+                for name, (line, code) in ((name, explain(error)) for name, error in self.failures)
+            ],
+        }
+
+    def _in_words(self, seconds: float, verified: bool) -> str:
+        moved = self.nbytes - self.resumed
+        words = [f"{_count(self.files, 'file')} {self.verb}"]
+        if self.verb == WOULD_BE:
+            words.append(amount(moved))
+        elif moved:
+            words.append(f"{amount(moved)} in {seconds:.2f} s, {rate(moved, seconds)}")
+        if self.resumed:
+            words.append(f"{amount(self.resumed)} were here already")
+        if verified and self.files:
+            words.append("verified by SHA-256")
+        if self.report is not None:
+            if self.report.unchanged:
+                words.append(f"{self.report.unchanged} unchanged")
+            if self.report.removed:
+                words.append(f"{self.report.removed} {'to remove' if self.verb == WOULD_BE else 'removed'}")
+            if self.report.skipped:
+                words.append(f"{_count(len(self.report.skipped), 'link or special file')} left out")
+        return ", ".join(words)
+
+    def _failed(self) -> CommandError:
+        for _, error in self.failures[1:_FAILURES_SHOWN]:
+            print(f"zcserver: {explain(error)[0]}", file=sys.stderr)
+        line, code = explain(self.failures[0][1])
+        if len(self.failures) > 1 or self.files:
+            line += f" ({len(self.failures)} failed, {self.files} files {self.verb})"
+        return CommandError(line, code)
+
+
+@contextlib.asynccontextmanager
+async def transferring(
+    address: Address, settings: TransferSettings
+) -> AsyncIterator[tuple[Client, ProgressBars]]:
+    """A connected client, and bars if there is a terminal to show them on. Ctrl-C ends the body."""
+    shows = not settings.quiet and not settings.as_json and sys.stderr.isatty()
+    with Interruption() as interruption, client_context(lanes=settings.lanes) as context:
+        with ProgressBars(shows) as progress, interruption.cancels():
+            async with Client(address, context=context, limit_rate=settings.limit_rate) as client:
+                yield client, progress
+        interruption.raise_if_caught()
+
+
+async def talking(address: Address, work: Callable[[Client], Awaitable[None]]) -> None:
+    """Connect and do ``work``, which Ctrl-C ends."""
+    with Interruption() as interruption:
+        with interruption.cancels():
+            async with Client(address) as client:
+                await work(client)
+        interruption.raise_if_caught()
+
+
+def own_name(path: str) -> str:
+    """The last part of a server's path as a local name; CommandError if it has none."""
+    name = os.fsdecode(unescape(path).rstrip(b"/").rpartition(b"/")[2])
+    if name in ("", ".", "..") or "\0" in name:
+        raise CommandError(
+            f"{printable(path)} has no name to save it under: give one with -o", ExitCode.USAGE
+        )
+    return name
+
+
+def by_server(urls: list[str]) -> list[list[Address]]:
+    """The URLs, parsed, in groups that one connection can serve; in the order of their first ones."""
+    groups: dict[tuple[str, int, str], list[Address]] = {}
+    for url in urls:
+        address = parse_url(url)
+        groups.setdefault((address.host, address.port, address.socket), []).append(address)
+    return list(groups.values())
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
+def _encodable(name: str) -> str:
+    """A name for JSON, which has no undecodable bytes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,164 @@
+"""``get``, ``put`` and ``sync``: their options and help; each is carried out in the module of its name."""
+
+from typing import Annotated
+
+import typer
+
+from .loop import run
+from .options import (
+    ExcludeOption,
+    IncludeOption,
+    JobsOption,
+    JsonOption,
+    LanesOption,
+    LimitRateOption,
+    QuietOption,
+    RestartOption,
+    UrlArgument,
+    UrlsArgument,
+    VerifyOption,
+    lanes_of,
+)
+from .session import TransferSettings
+
+_JOBS = 16
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("get", short_help="Fetch files, or directories with -r.")(_get)
+    app.command("put", short_help="Send files, or directories with -r.")(_put)
+    app.command("sync", short_help="Make one directory like another.")(_sync)
+
+
+def _get(
+    urls: UrlsArgument,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="Where to put it; '-': on stdout. Default: its own name."
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")
+    ] = False,
+    jobs: JobsOption = _JOBS,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    verify: VerifyOption = False,
+    restart: RestartOption = False,
+    limit_rate: LimitRateOption = "0",  # type: ignore[assignment]  # typer parses defaults, too
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    lanes: LanesOption = "",
+) -> None:
+    """Fetch files, or directories with -r.
+
+    A file gets its name when it is complete. Until then it is .NAME.zcpart, from which the next try goes
+    on; if the file on the server has changed since, that is refused until you say --restart. The server
+    vouches that it sent one state of the file; --verify compares checksums on top of that.
+
+    Times are kept. Symbolic links and special files in directories are left out. In a GLOB, * and ? stay
+    within a name, ** crosses folders; without a slash it is for names in any folder.
+
+    \b
+    Examples:
+      zcserver get zc://127.0.0.1/big.bin
+      zcserver get zc://127.0.0.1/big.bin -o /mnt/copy.bin --verify
+      zcserver get -r zc://storage:7000/runs -o runs --exclude '*.tmp'
+      zcserver get zc://storage/log.zst -o - | zstd -d | less
+    """
+    from .get import get
+
+    settings = TransferSettings(
+        jobs,
+        tuple(include or ()),
+        tuple(exclude or ()),
+        verify,
+        restart,
+        limit_rate,
+        quiet,
+        as_json,
+        lanes_of(lanes),
+    )
+    raise typer.Exit(run(get, urls, output, recursive, settings))
+
+
+def _put(
+    sources: Annotated[list[str], typer.Argument(metavar="PATH", help="Local files, or directories.")],
+    url: UrlArgument,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")
+    ] = False,
+    jobs: JobsOption = _JOBS,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    verify: VerifyOption = False,
+    limit_rate: LimitRateOption = "0",  # type: ignore[assignment]
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    lanes: LanesOption = "",
+) -> None:
+    """Send files, or directories with -r, to a server started with --writable.
+
+    A URL that ends with a slash is a directory to put them into; else it is the new name. A file appears
+    there when all of it is on the server's disk; before that, what had its name stays. Times are kept.
+
+    \b
+    Examples:
+      zcserver put big.bin zc://storage/
+      zcserver put report.pdf zc://storage/2025/final.pdf
+      zcserver put -r photos zc://storage/photos --exclude .git
+    """
+    from .put import put
+
+    settings = TransferSettings(
+        jobs,
+        tuple(include or ()),
+        tuple(exclude or ()),
+        verify,
+        limit_rate=limit_rate,
+        quiet=quiet,
+        as_json=as_json,
+        lanes=lanes_of(lanes),
+    )
+    raise typer.Exit(run(put, sources, url, recursive, settings))
+
+
+def _sync(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A URL, or a local directory.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="The other of them.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Remove from DST what SRC does not have.")] = False,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Only tell what would be done.")] = False,
+    jobs: JobsOption = _JOBS,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    verify: VerifyOption = False,
+    limit_rate: LimitRateOption = "0",  # type: ignore[assignment]
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    lanes: LanesOption = "",
+) -> None:
+    """Make the directory DST like SRC: transfer what is new or changed, keep times.
+
+    One of them is a URL. Files of equal size and modification time are taken for equal. What is excluded
+    is neither transferred nor removed.
+
+    \b
+    Examples:
+      zcserver sync zc://storage/photos photos
+      zcserver sync photos zc://storage/photos --delete --dry-run
+    """
+    from .put import sync
+
+    settings = TransferSettings(
+        jobs,
+        tuple(include or ()),
+        tuple(exclude or ()),
+        verify,
+        limit_rate=limit_rate,
+        quiet=quiet,
+        as_json=as_json,
+        lanes=lanes_of(lanes),
+    )
+    raise typer.Exit(run(sync, source, target, delete, dry_run, settings))

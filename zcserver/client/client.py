@@ -1,0 +1,302 @@
+"""The operations of a file server as coroutines, over one connection."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio.to_thread
+import msgspec
+
+from zcserver.connection import Connection
+from zcserver.context import MIB, Context
+from zcserver.endpoints import connect
+from zcserver.errors import ConnectionLostError, MisuseError, TransferError
+from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, REMOVE, RENAME, STAT, Entry, Page
+from zcserver.pace import Pace
+
+from .address import Address, parse_url
+from .download import BATCH, Download, Intake, beginning_of, bytes_of, pour, write_all
+from .progress import SILENT, Progress, Transferred, TreeReport
+from .remote_file import RemoteFile
+from .request import ask, number, reply_of, request, text
+from .selection import Selection
+from .tree import TreeOptions
+from .tree_download import TreeDownload
+from .tree_upload import TreeUpload
+from .upload import upload
+
+_decode_page: Final = msgspec.json.Decoder(Page).decode
+_in_thread = anyio.to_thread.run_sync
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the server says about a path: sizes in bytes, times in nanoseconds since 1970."""
+
+    type: str
+    size: int
+    mtime_ns: int
+    validator: str = ""
+
+
+def client_context(**settings: Any) -> Context:
+    """A context for file transfers: files go from the page cache; four batches may wait to be written."""
+    return Context(**{"pool_size": 16 * MIB, "stream_window": 4 * BATCH, **settings})
+
+
+class Client:
+    """A file server's operations. Any number may run at once; they share one connection.
+
+        async with zcserver.Client("zc://storage/") as client:
+            await client.fetch("/big.bin", Path("big.bin"))
+
+    ``where``: a URL, an :class:`Address`, or a :class:`Connection` that is open already (usable at once, and
+    left open). ``timeout`` (seconds) covers connecting; ``limit_rate`` is in bytes per second, 0 for none.
+    Paths on the server are text that begins with ``/`` and in which ``%XX`` stands for a byte
+    (:func:`zcserver.file_protocol.escape` makes one of any name).
+
+    All operations raise StreamResetError when the server refuses (see ``code`` and ``reason``),
+    ConnectionLostError when it goes away, and OSError for trouble with local files.
+    """
+
+    def __init__(
+        self,
+        where: str | Address | Connection,
+        *,
+        context: Context | None = None,
+        timeout: float = 10.0,
+        limit_rate: float = 0.0,
+    ) -> None:
+        self._where = parse_url(where) if isinstance(where, str) else where
+        self._context = context
+        self._timeout = timeout
+        self._pace = Pace(limit_rate)
+        self._connection = where if isinstance(where, Connection) else None
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        where = self._where
+        if isinstance(where, Connection):
+            return self
+        async with contextlib.AsyncExitStack() as stack:
+            context = self._context or stack.enter_context(client_context())
+            if where.socket:
+                connecting = connect(path=where.socket, context=context, timeout=self._timeout)
+            else:
+                connecting = connect(where.host, where.port, context=context, timeout=self._timeout)
+            self._connection = await stack.enter_async_context(connecting)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._stack.__aexit__(kind, error, trace)
+        except ConnectionLostError:
+            # Every operation has had its answer: a farewell that went wrong has lost nothing.
+            if error is not None:
+                raise
+
+    @property
+    def connection(self) -> Connection:
+        """The connection; MisuseError before ``async with``."""
+        if self._connection is None:
+            raise MisuseError("this client is not connected: use it as `async with Client(url) as client`")
+        return self._connection
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    async def fetch(
+        self,
+        path: str,
+        target: Path,
+        *,
+        verify: bool = False,
+        restart: bool = False,
+        progress: Progress = SILENT,
+    ) -> Transferred:
+        """Fetch one file. It appears as ``target`` when it is complete and right, or not at all.
+
+        What an earlier try left beside ``target`` is continued, if the file is still the same: else
+        ChangedError, unless ``restart`` begins anew. ``verify`` compares its SHA-256 with the server's,
+        which reads the file once more for that; without it, the server's word is that it sent one state of
+        the file. Raises VerificationError when length, digest or identity are not as announced.
+        """
+        partial, beginning = await _in_thread(beginning_of, target, verify, restart)
+        download = Download(self.connection, self._pace, path, partial, beginning, verify, progress)
+        return await download.run(expected=False)
+
+    async def fetch_to(
+        self, path: str, fd: int, offset: int = 0, length: int | None = None, *, progress: Progress = SILENT
+    ) -> int:
+        """Write a file's bytes to an open descriptor (pipe, socket, file); return how many.
+
+        From ``offset`` on, ``length`` bytes at most. When this raises, some may have been written.
+        """
+        async with request(self.connection, GET, path, offset=offset or None, length=length) as stream:
+            due = number(await reply_of(stream), "length")
+            progress.expect(1, due)
+            progress.started(path, due, 0)
+            await pour(stream, due, write_all(fd), self._pace, lambda nbytes: progress.moved(path, nbytes))
+        progress.finished(path)
+        return due
+
+    async def read_into(self, path: str, memory: Any, offset: int = 0) -> int:
+        """Read from ``offset`` on into ``memory``: bytearray, numpy array, mmap. Return the bytes.
+
+        Fewer than fit when the file ends before. ``memory`` must not be touched meanwhile.
+        """
+        sink = bytes_of(memory)
+        length = len(sink)
+        async with request(self.connection, GET, path, offset=offset or None, length=length) as stream:
+            due = number(await reply_of(stream), "length")
+            if due > length:
+                raise TransferError(f"the server sends {due} bytes of {path} where {length} were asked for")
+            async with contextlib.aclosing(Intake(stream)) as intake:
+                filled = await intake.fill(sink[:due])
+                await intake.expect_end()
+        if filled != due:
+            raise TransferError(f"{path}: {filled} bytes came, {due} were announced: fetch it again")
+        return filled
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes of a (small) file from ``offset`` on, at most ``length``."""
+        async with self.open(path) as file:
+            await file.seek(offset)
+            return await file.read(-1 if length is None else length)
+
+    def open(self, path: str) -> RemoteFile:
+        """``async with client.open(path) as file``: reading in pieces. See :class:`RemoteFile`."""
+        return RemoteFile(self.connection, path)
+
+    async def stat(self, path: str) -> Status:
+        """What is at ``path``."""
+        reply = await ask(self.connection, STAT, path)
+        try:
+            return msgspec.convert(reply, Status)
+        except msgspec.ValidationError as error:
+            raise TransferError(f"the server's reply makes no sense: {error}") from None
+
+    async def digest(self, path: str) -> str:
+        """The SHA-256 of a file, computed by the server, in hexadecimal."""
+        return text(await ask(self.connection, DIGEST, path), "digest")
+
+    async def list(self, path: str, recursive: bool = False) -> AsyncGenerator[Entry, None]:
+        """The entries of a directory, sorted; recursive: each directory is followed by its content."""
+        async with contextlib.aclosing(self.pages(path, recursive)) as pages:
+            async for page in pages:
+                for entry in page:
+                    yield entry
+
+    async def pages(self, path: str, recursive: bool) -> AsyncGenerator[tuple[Entry, ...], None]:
+        """As :meth:`list`, several hundred entries at a time."""
+        async with request(self.connection, LIST, path, recursive=recursive) as stream:
+            more = True
+            async for message in stream:
+                page = _page(message.data)
+                more = page.more
+                yield tuple(page.entries)
+            if more:
+                raise TransferError(f"the listing of {path} was cut off: the server ended it early")
+
+    # -- writing, where the server allows it -------------------------------------------------------------
+
+    async def put(
+        self,
+        source: Any,
+        path: str,
+        *,
+        mtime_ns: int | None = None,
+        create: bool = False,
+        validator: str | None = None,
+        verify: bool = False,
+        progress: Progress = SILENT,
+    ) -> Transferred:
+        """Send a local file (its path) or memory (bytes, array) as ``path``; it appears there whole.
+
+        When this returns, the server has it on disk. It gets the modification time of the local file, or
+        ``mtime_ns``. ``create``: refused if there is one; ``validator``: refused unless the one there still
+        has it. ``verify``: the server compares the SHA-256 before it takes the file. ChangedError when the
+        local file changes meanwhile.
+        """
+        return await upload(
+            self.connection,
+            self._pace,
+            source,
+            path,
+            mtime_ns=mtime_ns,
+            create=create,
+            validator=validator,
+            verify=verify,
+            progress=progress,
+            expected=False,
+        )
+
+    async def mkdir(self, path: str, *, parents: bool = False, mtime_ns: int | None = None) -> bool:
+        """Make a directory; False if there was one already."""
+        reply = await ask(self.connection, MKDIR, path, parents=parents or None, mtime_ns=mtime_ns)
+        return reply.get("created") is True
+
+    async def rename(self, path: str, to: str, *, replace: bool = False) -> None:
+        """Give a file or directory another name below the same root."""
+        await ask(self.connection, RENAME, path, to=to, replace=replace or None)
+
+    async def remove(self, path: str, *, recursive: bool = False) -> int:
+        """Remove a file or an empty directory, or with ``recursive`` all of it; return the entries."""
+        return number(await ask(self.connection, REMOVE, path, recursive=recursive or None), "removed")
+
+    # -- trees -------------------------------------------------------------------------------------------
+
+    async def fetch_tree(self, path: str, target: Path, **options: Any) -> TreeReport:
+        """Fetch a directory with all that is in it into ``target``.
+
+        A file that fails is noted in ``failures`` and the others go on, unless no other could succeed.
+        Times are kept; symbolic links and special files are left out. Options as for :meth:`sync`, without
+        those two that remove or pretend.
+        """
+        return await TreeDownload(self, self._pace, path, target, _options(options)).run()
+
+    async def put_tree(self, source: Path, path: str, **options: Any) -> TreeReport:
+        """Send a directory with all that is in it as ``path``. As :meth:`fetch_tree`."""
+        return await TreeUpload(self, self._pace, source, path, _options(options)).run()
+
+    async def sync(
+        self,
+        source: Path | str,
+        target: Path | str,
+        *,
+        delete: bool = False,
+        dry_run: bool = False,
+        **options: Any,
+    ) -> TreeReport:
+        """Make ``target`` like ``source``; files of equal size and time are skipped.
+
+        One of them is a local ``Path``, the other a ``str``: a directory of the server. ``delete`` removes
+        from the target what the source does not have; ``dry_run`` only tells what would be done.
+
+        ``jobs``              how many files are under way at once
+        ``include, exclude``  patterns, see :class:`Selection`
+        ``verify, restart``   as for :meth:`fetch`
+        ``progress``          a :class:`Progress`
+        """
+        chosen = _options({**options, "update": True, "delete": delete, "dry_run": dry_run})
+        if isinstance(source, Path) and isinstance(target, str):
+            return await TreeUpload(self, self._pace, source, target, chosen).run()
+        if isinstance(source, str) and isinstance(target, Path):
+            return await TreeDownload(self, self._pace, source, target, chosen).run()
+        raise MisuseError("of source and target, one is a local Path, the other a str for the server's side")
+
+
+def _options(given: dict[str, Any]) -> TreeOptions:
+    include: Collection[str] = given.pop("include", ())
+    exclude: Collection[str] = given.pop("exclude", ())
+    return TreeOptions(select=Selection(include, exclude), **given)
+
+
+def _page(data: memoryview) -> Page:
+    try:
+        return _decode_page(data)
+    except (ValueError, RecursionError) as error:
+        raise TransferError(f"the server sent a malformed listing: {error}") from None

@@ -1,0 +1,249 @@
+"""One file from the server: into a file, a descriptor or the caller's memory."""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import anyio
+import anyio.to_thread
+
+from zcserver.connection import Connection
+from zcserver.context import MIB
+from zcserver.errors import MisuseError, StreamResetError
+from zcserver.file_protocol import ALGORITHM, DIGEST, GET
+from zcserver.pace import Pace
+from zcserver.stream import Stream
+from zcserver_protocol.errors import ErrorCode
+
+from .partial import Beginning, Origin, PartialFile
+from .progress import ChangedError, Progress, Transferred, VerificationError
+from .request import number, reply_of, request, text
+
+BATCH: Final = 2 * MIB  # written per thread hop, which costs 0.1 ms; more would leave the processor's cache
+_BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
+_EARLIEST: Final = -(2**63)
+_in_thread = anyio.to_thread.run_sync
+Write = Callable[[list[memoryview]], None]
+
+
+class Download:
+    """One file on its way to disk. ``partial`` has been asked what an earlier try left: ``beginning``."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pace: Pace,
+        path: str,
+        partial: PartialFile,
+        beginning: Beginning | None,
+        verify: bool,
+        progress: Progress,
+    ) -> None:
+        self._connection = connection
+        self._pace = pace
+        self._path = path
+        self._partial = partial
+        self._beginning = beginning
+        self._verify = verify
+        self._progress = progress
+
+    async def run(self, expected: bool) -> Transferred:
+        """Fetch it. ``expected``: the progress knows of this file already."""
+        begin = time.monotonic()
+        have = self._beginning.nbytes if self._beginning is not None else 0
+        async with contextlib.AsyncExitStack() as streams:
+            get = await streams.enter_async_context(self._request(have))
+            hashed: Stream | None = None
+            if self._verify:
+                digest = request(self._connection, DIGEST, self._path)
+                hashed = await streams.enter_async_context(digest)
+            reply = await self._reply(get)
+            origin = Origin(self._path, text(reply, "validator"), number(reply, "size"))
+            if not expected:
+                self._progress.expect(1, origin.size)
+            self._progress.started(self._path, origin.size, have)
+            try:
+                await self._land(get, origin, have, hashed, number(reply, "mtime_ns", least=_EARLIEST))
+            except BaseException as error:
+                self._progress.failed(self._path)
+                with anyio.CancelScope(shield=True):
+                    await _in_thread(self._partial.discard if _worthless(error) else self._partial.keep)
+                raise
+        self._progress.finished(self._path)
+        seconds = time.monotonic() - begin
+        return Transferred(self._path, self._partial.target, origin.size, have, seconds, self._partial.digest)
+
+    def _request(self, have: int) -> contextlib.AbstractAsyncContextManager[Stream]:
+        if self._beginning is None:
+            return request(self._connection, GET, self._path)
+        validator = self._beginning.origin.validator
+        return request(self._connection, GET, self._path, offset=have, validator=validator)
+
+    async def _reply(self, get: Stream) -> dict[str, Any]:
+        try:
+            return await reply_of(get)
+        except StreamResetError as error:
+            if self._beginning is None or error.code != ErrorCode.CHANGED:
+                raise
+            origin = self._beginning.origin
+            what = "it has changed there" if origin.path == self._path else f"they are of {origin.path}"
+            raise ChangedError(
+                f"the first {self._beginning.nbytes} bytes of {self._path} were fetched earlier, but {what}: "
+                f"begin anew with --restart (restart=True)"
+            ) from error
+
+    async def _land(
+        self, get: Stream, origin: Origin, have: int, hashed: Stream | None, mtime_ns: int
+    ) -> None:
+        partial = self._partial
+        if have or origin.size > BATCH or self._pace.limits:
+            await _in_thread(partial.open, origin, have)
+            await pour(get, origin.size - have, partial.write, self._pace, self._moved)
+        else:
+            pieces: list[memoryview] = []
+            await pour(get, origin.size, pieces.extend, self._pace, self._moved, threaded=False)
+            if hashed is None:
+                await _in_thread(partial.store, pieces, mtime_ns)
+                return
+            await _in_thread(partial.open, None)
+            await _in_thread(partial.write, pieces)
+        if hashed is not None:
+            self._compare(origin, await reply_of(hashed))
+        await _in_thread(partial.commit, mtime_ns)
+
+    def _moved(self, nbytes: int) -> None:
+        self._progress.moved(self._path, nbytes)
+
+    def _compare(self, origin: Origin, reply: dict[str, Any]) -> None:
+        if text(reply, "validator") != origin.validator:
+            raise VerificationError(
+                f"{self._path} was changed on the server between sending and hashing: fetch it again"
+            )
+        if text(reply, "algorithm") != ALGORITHM or text(reply, "digest") != self._partial.digest:
+            raise VerificationError(
+                f"{self._path}: the SHA-256 of what arrived is not the server's: fetch it again"
+            )
+
+
+def _worthless(error: BaseException) -> bool:
+    """Whether what has come cannot be the beginning of what would come next time."""
+    return isinstance(error, VerificationError) or (
+        isinstance(error, StreamResetError) and error.code == ErrorCode.CHANGED
+    )
+
+
+async def pour(
+    stream: Stream,
+    size: int,
+    write: Write,
+    pace: Pace,
+    moved: Callable[[int], object],
+    threaded: bool = True,
+) -> None:
+    """Hand on what arrives, a batch per thread hop; the connection goes on receiving meanwhile.
+
+    Returns after the stream's end, which vouches for the bytes. VerificationError unless there were
+    exactly ``size``.
+    """
+    batch: list[memoryview] = []
+    batched = arrived = 0
+    enough = min(BATCH, pace.piece)
+    chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
+    async with contextlib.aclosing(chunks):
+        async for piece in chunks:
+            batch.append(piece)
+            batched += len(piece)
+            arrived += len(piece)
+            moved(len(piece))
+            if arrived > size:
+                break
+            if batched >= enough or len(batch) >= _BATCH_PIECES:
+                if threaded:
+                    await _in_thread(write, batch)
+                else:
+                    write(batch)
+                batch = []
+                await pace.spend(batched)
+                batched = 0
+    if arrived != size:
+        raise VerificationError(f"{stream.path}: {arrived} bytes came, {size} were announced: fetch it again")
+    if batch and threaded:
+        await _in_thread(write, batch)
+    elif batch:
+        write(batch)
+
+
+def bytes_of(memory: Any) -> memoryview:
+    """Writable, contiguous memory (bytearray, numpy array, mmap) as bytes; MisuseError for any other."""
+    try:
+        view = memoryview(memory)
+        if view.readonly:
+            raise MisuseError("this memory is read-only: give a bytearray, a writable array or mapping")
+        return view.cast("B") if view.nbytes else memoryview(bytearray())
+    except TypeError as error:
+        raise MisuseError(f"cannot read into {type(memory).__name__}: {error}") from None
+
+
+class Intake:
+    """A stream's bytes, piece after piece, into memory that the caller gives.
+
+    Each piece is copied into place: ``Stream.receive_into``, which would land the bytes there at once, can
+    swap them when it is called while a frame is arriving. Call ``aclose`` at the end.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
+        self._rest = memoryview(b"")
+
+    async def fill(self, sink: memoryview) -> int:
+        """Fill ``sink`` unless the stream ends before; return how many bytes came."""
+        filled = 0
+        while filled < len(sink):
+            if not len(self._rest):
+                try:
+                    self._rest = await anext(self._chunks)
+                except StopAsyncIteration:
+                    break
+            count = min(len(self._rest), len(sink) - filled)
+            sink[filled : filled + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            filled += count
+        return filled
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
+
+    async def expect_end(self) -> None:
+        """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
+        if await self.fill(memoryview(bytearray(1))):
+            raise VerificationError(
+                f"{self._stream.path}: more bytes came than were announced: fetch it again"
+            )
+
+
+def write_all(fd: int) -> Write:
+    """A function that writes pieces to a pipe, socket, terminal or file, waiting where it has to."""
+
+    def write(pieces: list[memoryview]) -> None:
+        for piece in pieces:
+            done = 0
+            while done < len(piece):
+                try:
+                    done += os.write(fd, piece[done:])
+                except BlockingIOError:
+                    select.select([], [fd], [])
+        pieces.clear()
+
+    return write
+
+
+def beginning_of(target: Path, verify: bool, restart: bool) -> tuple[PartialFile, Beginning | None]:
+    """What a download to ``target`` needs to begin. Blocks: call it in a thread."""
+    partial = PartialFile(target, hashing=verify)
+    beginning = partial.find()
+    return partial, None if restart else beginning

@@ -1,0 +1,81 @@
+"""A local directory as a listing, and whether a file is the one that a listing tells of."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .partial import is_temporary
+from .selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEntry:
+    """``path`` is relative to the top. ``error``: a folder whose content cannot be read."""
+
+    path: str
+    type: str
+    size: int = 0
+    mtime_ns: int = 0
+    error: OSError | None = None
+
+
+def walk(top: Path, select: Selection, temporary: bool = False) -> Iterator[LocalEntry]:
+    """All entries below ``top`` but the excluded ones; a directory comes right before its content.
+
+    Partial downloads are left out unless ``temporary``. Blocks: in a thread. OSError when ``top`` itself
+    cannot be read.
+    """
+    waiting = list(reversed(_below(top, "", select, temporary)))
+    while waiting:
+        entry = waiting.pop()
+        if entry.type == "directory":
+            try:
+                below = _below(top, entry.path, select, temporary)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield LocalEntry(entry.path, "directory", error=error)
+                continue
+            waiting += reversed(below)
+        yield entry
+
+
+def _below(top: Path, folder: str, select: Selection, temporary: bool) -> list[LocalEntry]:
+    found: list[LocalEntry] = []
+    with os.scandir(top / folder) as entries:
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if select.excludes(path) or (is_temporary(entry.name) and not temporary):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            found.append(LocalEntry(path, _type_of(status.st_mode), status.st_size, status.st_mtime_ns))
+    found.sort(key=lambda entry: os.fsencode(entry.path))
+    return found
+
+
+def _type_of(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "file"
+    return "directory" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "other"
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """What is at ``path``, through symbolic links; None when there is nothing."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def differs(status: os.stat_result | None, size: int, mtime_ns: int) -> bool:
+    """Whether this is not a regular file of that size and time."""
+    return (
+        status is None
+        or not stat.S_ISREG(status.st_mode)
+        or (status.st_size, status.st_mtime_ns) != (size, mtime_ns)
+    )

@@ -1,0 +1,228 @@
+"""A download on its way: under a temporary name beside its target, which it replaces when it is whole.
+
+``.NAME.zcpart`` holds the bytes and is only ever appended to, so that its length says how many there are,
+whenever the process is killed. (That is also why its space is not allocated beforehand.) ``.NAME.zcfrom``
+says which state of which file they are the beginning of; it is written before the first byte. Without it,
+or if it makes no sense, the bytes are worth nothing and the next download overwrites them.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from zcserver.file_protocol import ALGORITHM
+
+_OPEN: Final = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NAME_BYTES: Final = 200  # of the target's name in the temporary ones; 255 is the limit for the whole
+_HASHED_PIECE: Final = 1 << 20
+_IOVECS_AT_MOST: Final = 1024
+_NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+DATA: Final = ".zcpart"
+RECORD: Final = ".zcfrom"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Which state of which file on the server the bytes of a partial download come from."""
+
+    path: str
+    validator: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """``nbytes`` of ``origin`` are here already."""
+
+    origin: Origin
+    nbytes: int
+
+
+class PartialFile:
+    """Call ``find``, then ``write`` with pieces in order, then ``commit``; ``keep`` or ``discard`` instead.
+
+    All methods block on the disk: call them in a thread, one at a time. They raise OSError with the
+    target's name. With ``hashing``, ``digest`` (hexadecimal) tells what the file holds.
+    """
+
+    def __init__(self, target: Path, hashing: bool = False) -> None:
+        self.target = target
+        self.written = 0
+        self._hasher: Any = hashlib.new(ALGORITHM) if hashing else None
+        self._fd = -1
+        self._recorded = False
+
+    @property
+    def digest(self) -> str:
+        return str(self._hasher.hexdigest()) if self._hasher is not None else ""
+
+    def find(self) -> Beginning | None:
+        """What an earlier try left. Refuses what a rename would destroy: directory, device, FIFO."""
+        # Through symbolic links, so that a link stays and what it names is replaced.
+        self.target = target = Path(os.path.realpath(self.target))
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(target).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            if not stat.S_ISREG(mode):
+                raise FileExistsError(errno.EEXIST, "exists and is no regular file", str(target))
+        short = _shortened(target.name)
+        self._data = target.with_name(f".{short}{DATA}")
+        self._record = target.with_name(f".{short}{RECORD}")
+        with self._naming_target(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            origin = self._read_record()
+            nbytes = os.lstat(self._data).st_size
+            if origin is not None and 0 < nbytes <= origin.size:
+                return Beginning(origin, nbytes)
+        return None
+
+    def _read_record(self) -> Origin | None:
+        try:
+            return msgspec.json.decode(self._record.read_bytes(), type=Origin)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def open(self, origin: Origin | None, offset: int = 0) -> None:
+        """Begin to write at ``offset``. ``origin`` None: not worth resuming, so nothing is recorded."""
+        with self._naming_target():
+            self._fd = self._opened()
+            if offset:
+                if self._read_record() != origin or os.fstat(self._fd).st_size < offset:
+                    raise OSError(errno.ESTALE, "another download has touched it: fetch it again")
+                os.ftruncate(self._fd, offset)
+            else:
+                # In this order: bytes of one file must never stand beside the record of another.
+                os.ftruncate(self._fd, 0)
+                self._record.unlink(missing_ok=True)
+                if origin is not None:
+                    self._record.write_bytes(msgspec.json.encode(origin))
+            self._recorded = origin is not None
+            if self._hasher is not None:
+                self._hash_beginning(offset)
+            self.written = offset
+
+    def _opened(self) -> int:
+        """The data file, held exclusively: two downloads to one target must not mix."""
+        while True:
+            fd = os.open(self._data, _OPEN, self._mode())
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                    raise FileExistsError(errno.EEXIST, f"{self._data.name} is in the way: remove it")
+                self._lock(fd)
+                # The one who held the lock may have given the file its final name meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), os.lstat(self._data)):
+                        return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _mode(self) -> int:
+        """A replaced file's successor is not readable by more people than it was."""
+        try:
+            return 0o666 & os.stat(self.target).st_mode
+        except FileNotFoundError:
+            return 0o666
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, "another download to this name is running") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+
+    def _hash_beginning(self, nbytes: int) -> None:
+        piece = memoryview(bytearray(_HASHED_PIECE))
+        position = 0
+        while position < nbytes and (count := os.preadv(self._fd, [piece[: nbytes - position]], position)):
+            self._hasher.update(piece[:count])
+            position += count
+
+    def write(self, pieces: list[memoryview]) -> None:
+        """Append the pieces and empty the list, so that their memory can go back."""
+        left = pieces
+        try:
+            if self._hasher is not None:
+                for piece in pieces:
+                    self._hasher.update(piece)
+            with self._naming_target():
+                while left:
+                    count = os.pwritev(self._fd, left[:_IOVECS_AT_MOST], self.written)
+                    self.written += count
+                    left = _after(left, count)
+        finally:
+            pieces.clear()
+
+    def commit(self, mtime_ns: int) -> None:
+        """The content is whole and right: give it its name, replacing what had it."""
+        with self._naming_target():
+            os.utime(self._fd, ns=(mtime_ns, mtime_ns))
+            os.replace(self._data, self.target)
+            self._close()
+            if self._recorded:
+                self._record.unlink(missing_ok=True)
+
+    def store(self, pieces: list[memoryview], mtime_ns: int) -> None:
+        """The whole of a small file at once."""
+        self.open(None)
+        self.write(pieces)
+        self.commit(mtime_ns)
+
+    def keep(self) -> None:
+        """Leave what is there for the next try, if it is worth anything. Harmless after ``commit``."""
+        if self._fd >= 0 and not (self._recorded and self.written):
+            self.discard()
+        self._close()
+
+    def discard(self) -> None:
+        """Remove what is there. Harmless after ``commit``."""
+        if self._fd >= 0:
+            self._data.unlink(missing_ok=True)
+            self._record.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _naming_target(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.target)) from None
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is a partial download, or the record of one: no content of anybody's."""
+    return name.startswith(".") and name.endswith((DATA, RECORD))
+
+
+def _shortened(name: str) -> str:
+    """``name``, or where the suffixes would make it too long, its beginning and a digest."""
+    raw = os.fsencode(name)
+    if len(raw) <= _NAME_BYTES:
+        return name
+    return os.fsdecode(raw[:_NAME_BYTES]) + "." + hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _after(pieces: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of the pieces after a write of ``count`` bytes."""
+    for index, piece in enumerate(pieces):
+        if count < len(piece):
+            return [piece[count:], *pieces[index + 1 :]]
+        count -= len(piece)
+    return []

@@ -1,0 +1,81 @@
+"""What fetching and sending trees share: options, failures, and several files under way at once."""
+
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from zcserver.errors import ConnectionLostError, StreamResetError, TransferError
+from zcserver.file_protocol import NO_SPACE, READ_ONLY, unescape
+
+from .progress import SILENT, Progress, TreeReport
+from .selection import Selection
+
+JOBS: Final = 16
+# One such failure and every other file would fail too.
+_HOPELESS_HERE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
+_HOPELESS_THERE: Final = {NO_SPACE, READ_ONLY}
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """See :meth:`Client.sync`. ``update`` skips files of equal size and time."""
+
+    jobs: int = JOBS
+    select: Selection = field(default_factory=Selection)
+    update: bool = False
+    delete: bool = False
+    dry_run: bool = False
+    verify: bool = False
+    restart: bool = False
+    progress: Progress = SILENT
+
+
+@contextlib.contextmanager
+def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iterator[None]:
+    """Note a failure and go on, or cancel everything where going on is pointless."""
+    try:
+        yield
+    except (TransferError, OSError) as error:
+        report.failures.append((name, error))
+        if isinstance(error, ConnectionLostError) or (
+            error.code in _HOPELESS_THERE
+            if isinstance(error, StreamResetError)
+            else isinstance(error, OSError) and error.errno in _HOPELESS_HERE
+        ):
+            everything.cancel()
+
+
+@contextlib.asynccontextmanager
+async def workers(
+    count: int, work: Callable[[Job], Awaitable[None]]
+) -> AsyncIterator[tuple[MemoryObjectSendStream[Job], anyio.CancelScope]]:
+    """``count`` tasks that work off what is sent; leaving the block waits until all of it is done."""
+
+    async def work_off(jobs: MemoryObjectReceiveStream[Job]) -> None:
+        with jobs:
+            async for job in jobs:
+                await work(job)
+
+    sender, receiver = anyio.create_memory_object_stream[Job](count)
+    async with anyio.create_task_group() as tasks:
+        with receiver:
+            for _ in range(count):
+                tasks.start_soon(work_off, receiver.clone())
+        async with sender:
+            yield sender, tasks.cancel_scope
+
+
+def local_path(path: str) -> Path:
+    """A listed path as a relative local one. TransferError for names that could lead somewhere else."""
+    parts = unescape(path).split(b"/")
+    if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
+        raise TransferError(f"the server lists a name that no file below a folder can have: {path!r}")
+    return Path(os.fsdecode(b"/".join(parts)))

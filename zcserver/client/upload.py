@@ -1,0 +1,164 @@
+"""One file, or memory, to the server, where it appears whole under its name or not at all."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+from zcserver.connection import Connection
+from zcserver.context import MIB
+from zcserver.errors import MisuseError, TransferError
+from zcserver.file_protocol import ALGORITHM, PUT, validator_of
+from zcserver.pace import Pace
+from zcserver.stream import Stream
+from zcserver_protocol.errors import ErrorCode
+
+from .progress import ChangedError, Progress, Transferred
+from .request import finished, number, opened, reply_of
+
+# Pieces take about a quarter of a second each: long beside a round trip, short for who watches progress.
+_SECONDS: Final = 0.25
+_PIECE_LEAST: Final = MIB
+_PIECE_MOST: Final = 64 * MIB
+# O_NONBLOCK: opening a FIFO does not wait for a writer, and is refused below.
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_in_thread = anyio.to_thread.run_sync
+
+
+class _Source:
+    """What is sent: an open file, or memory."""
+
+    def __init__(self, data: Any) -> None:
+        self.target: Path | None = None
+        self.mtime_ns: int | None = None
+        self._fd = -1
+        if isinstance(data, (str, os.PathLike)):
+            self.target = Path(data)
+            self._fd = os.open(self.target, _READ)
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                self.close()
+                number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+                words = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
+                raise OSError(number, words, str(data))
+            self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+            self._validator = validator_of(status)
+        else:
+            self._memory = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+            self.size = len(self._memory)
+
+    def digest(self) -> str:
+        if self._fd < 0:
+            return hashlib.new(ALGORITHM, self._memory).hexdigest()
+        hasher = hashlib.new(ALGORITHM)
+        piece = memoryview(bytearray(MIB))
+        position = 0
+        while count := os.preadv(self._fd, [piece], position):
+            hasher.update(piece[:count])
+            position += count
+        return hasher.hexdigest()
+
+    async def send(self, stream: Stream, position: int, nbytes: int) -> Any:
+        if self._fd < 0:
+            return await stream.send(self._memory[position : position + nbytes])
+        try:
+            return await stream.send_file(self._fd, position, nbytes)
+        except MisuseError:  # the file no longer has these bytes
+            raise self._changed() from None
+
+    def check(self) -> None:
+        """ChangedError unless the file is what it was when it was opened."""
+        if self._fd >= 0 and validator_of(os.fstat(self._fd)) != self._validator:
+            raise self._changed()
+
+    def _changed(self) -> ChangedError:
+        return ChangedError(f"{self.target} was changed while it was sent: send it again")
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+async def upload(
+    connection: Connection,
+    pace: Pace,
+    source: Any,
+    path: str,
+    *,
+    mtime_ns: int | None,
+    create: bool,
+    validator: str | None,
+    verify: bool,
+    progress: Progress,
+    expected: bool,
+) -> Transferred:
+    """Send ``source`` (a path, or memory) as the file ``path``. See :meth:`Client.put`."""
+    begin = time.monotonic()
+    file = await _in_thread(_Source, source)
+    with contextlib.closing(file):
+        if not expected:
+            progress.expect(1, file.size)
+        digest = await _in_thread(file.digest) if verify else None
+        async with opened(
+            connection,
+            PUT,
+            path,
+            size=file.size,
+            mtime_ns=file.mtime_ns if mtime_ns is None else mtime_ns,
+            create=create or None,
+            validator=validator,
+            digest=digest,
+        ) as stream:
+            offset = number(await reply_of(stream), "offset")
+            progress.started(path, file.size, offset)
+            with _telling_failure(progress, path):
+                await _send(stream, file, offset, path, pace, progress)
+    progress.finished(path)
+    return Transferred(path, file.target, file.size, 0, time.monotonic() - begin, digest or "")
+
+
+async def _send(
+    stream: Stream, file: _Source, position: int, path: str, pace: Pace, progress: Progress
+) -> None:
+    """The bytes, a look whether they still are the file's, the end; then the server's word for it."""
+    piece = _PIECE_LEAST
+    while True:  # at least one message: there must be one to commit
+        nbytes = min(piece, pace.piece, file.size - position)
+        began = anyio.current_time()
+        # One message at a time: behind one that was read by a thread, a second queued file message is
+        # forgotten by the sender. The pause of a round trip is short beside a piece.
+        await (await file.send(stream, position, nbytes))
+        progress.moved(path, nbytes)
+        position += nbytes
+        if position >= file.size:
+            break
+        seconds = anyio.current_time() - began
+        piece = min(2 * piece, _PIECE_MOST) if seconds < _SECONDS else max(piece // 2, _PIECE_LEAST)
+        await pace.spend(nbytes)
+    try:
+        file.check()
+    except ChangedError as error:
+        stream.reset(ErrorCode.CHANGED, str(error))
+        raise
+    await stream.end()
+    await finished(stream)
+    if stream.committed < 1:
+        raise TransferError(f"the server ended the upload of {path} without committing it: send it again")
+
+
+@contextlib.contextmanager
+def _telling_failure(progress: Progress, path: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        progress.failed(path)
+        raise

@@ -1,0 +1,150 @@
+"""The access log: a line for each request, as text or JSON, written by a thread of its own."""
+
+import os
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final, Literal, TextIO
+
+import msgspec
+
+from zcserver.errors import ConnectionLostError, StreamResetError
+from zcserver.file_protocol import RESET_NAMES
+from zcserver_protocol.errors import ErrorCode
+
+LogFormat = Literal["text", "json"]
+OK: Final = "OK"
+_WAITING: Final = 10_000  # lines; more than a disk that stalls should cost in memory
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class Request:
+    """One request and what became of it.
+
+    ``time``: when it began, seconds since 1970. ``status``: OK or the reset code's name; LOST and CANCELLED
+    when connection or server went away. ``nbytes``: payload carried, in either direction. ``lane``: which way
+    the server sent a file: file or copy, else empty.
+    """
+
+    peer: str
+    method: str
+    path: str
+    time: float = field(default_factory=time.time)
+    status: str = OK
+    nbytes: int = 0
+    seconds: float = 0.0
+    lane: str = ""
+
+    def end(self, error: BaseException | None, seconds: float) -> None:
+        self.seconds = round(seconds, 6)
+        match error:
+            case None:
+                self.status = OK
+            case StreamResetError():
+                self.status = RESET_NAMES.get(error.code, str(error.code))
+            case ConnectionLostError():
+                self.status = "LOST"
+            case Exception():
+                self.status = ErrorCode.INTERNAL.name
+            case _:
+                self.status = ErrorCode.CANCELLED.name
+
+    def as_text(self) -> str:
+        """``2026-01-31T12:00:00.123Z peer METHOD path status bytes seconds lane``, printable."""
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.time))
+        milliseconds = int(self.time % 1 * 1000)
+        # Other characters could forge lines or colour a terminal; spaces would shift columns.
+        path = "".join(c if c.isprintable() and not c.isspace() else f"%{ord(c):02X}" for c in self.path)
+        return (
+            f"{whole}.{milliseconds:03}Z {self.peer} {self.method} {path} {self.status} {self.nbytes} "
+            f"{self.seconds:.3f} {self.lane or '-'}"
+        )
+
+    def as_json(self) -> str:
+        return _encode(
+            {
+                "time": round(self.time, 3),
+                "peer": self.peer,
+                "method": self.method,
+                "path": self.path,
+                "status": self.status,
+                "bytes": self.nbytes,
+                "seconds": self.seconds,
+                "lane": self.lane or None,
+            }
+        ).decode()
+
+
+class AccessLog:
+    """Give ``add`` to a FileServer, and close it at the end: that writes what waits.
+
+    ``path`` is appended to, ``-`` is stderr. A file that was renamed or removed (by log rotation) is begun
+    anew. When the disk does not keep up, lines are left out and a line says how many. Raises OSError when the
+    file cannot be opened.
+    """
+
+    def __init__(self, path: str, log_format: LogFormat = "text") -> None:
+        self._path = path
+        self._json = log_format == "json"
+        self._waiting: queue.Queue[Request | None] = queue.Queue(_WAITING)
+        self._omitted = 0
+        self._file = self._open()
+        self._writer = threading.Thread(target=self._write_all, name="access log", daemon=True)
+        self._writer.start()
+
+    def add(self, request: Request) -> None:
+        """Log a request that has ended. Never waits."""
+        try:
+            self._waiting.put_nowait(request)
+        except queue.Full:
+            self._omitted += 1
+
+    def close(self) -> None:
+        """Write what waits, and stop."""
+        self._waiting.put(None)
+        self._writer.join()
+        if self._file is not sys.stderr:
+            self._file.close()
+
+    def _open(self) -> TextIO:
+        if self._path == "-":
+            return sys.stderr
+        return open(self._path, "a", encoding="utf-8", errors="backslashreplace")
+
+    def _write_all(self) -> None:
+        while (request := self._waiting.get()) is not None:
+            omitted, self._omitted = self._omitted, 0
+            try:
+                self._follow_rotation()
+                if omitted:
+                    self._file.write(self._note(omitted))
+                self._file.write((request.as_json() if self._json else request.as_text()) + "\n")
+                if self._waiting.empty():
+                    self._file.flush()
+            except (OSError, ValueError) as error:  # (ValueError: stderr was closed)
+                self._omitted += omitted + 1
+                self._complain(error)
+
+    def _note(self, omitted: int) -> str:
+        words = f"{omitted} requests could not be logged"
+        return _encode({"note": words}).decode() + "\n" if self._json else f"# {words}\n"
+
+    def _follow_rotation(self) -> None:
+        if self._file is sys.stderr:
+            return
+        try:
+            same = os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            replaced = self._open()
+            self._file.close()
+            self._file = replaced
+
+    def _complain(self, error: Exception) -> None:
+        """Once per trouble: when the queue has run empty."""
+        if self._waiting.empty() and self._file is not sys.stderr:
+            print(f"zcserver: cannot write {self._path}: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,149 @@
+"""MKDIR, RENAME and REMOVE beneath a root. All block on the disk; StreamResetError is for the peer."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from zcserver.errors import StreamResetError
+from zcserver.file_protocol import EXISTS, escape
+from zcserver_protocol.errors import ErrorCode
+
+from .disk import Disk, status_of
+from .paths import DIRECTORY, Root
+from .refusals import missing, not_a_directory, not_a_file, shown
+
+_INTO_ITSELF: Final = "cannot be put inside itself"
+
+
+def make_directory(root: Root, disk: Disk, path: str, parents: bool, mtime_ns: int | None) -> bool:
+    """Whether it was made: a directory that is there already is no error. ``parents``: those, too."""
+    parts = root.relative(path).split(b"/")
+    base = f"/{escape(root.name)}" if root.name else ""
+    first = 1 if parents else len(parts)
+    made = False
+    if parts != [b""]:
+        for count in range(first, len(parts) + 1):
+            made = _make_one(root, disk, f"{base}/{escape(b'/'.join(parts[:count]))}")
+    if mtime_ns is not None:
+        fd = root.open_directory(path)
+        try:
+            disk.set_mtime(fd, mtime_ns)
+        finally:
+            os.close(fd)
+    return made
+
+
+def _make_one(root: Root, disk: Disk, path: str) -> bool:
+    with root.parent_of(path) as (directory, name):
+        try:
+            disk.make_directory(name, directory)
+        except FileExistsError:
+            os.close(root.open_directory(path))  # refuses what is no directory
+            return False
+        disk.sync(directory)
+        return True
+
+
+def rename(root: Root, disk: Disk, path: str, to: str, replace: bool) -> None:
+    """Give what is at ``path`` the name ``to``; ``replace``: also when something has it."""
+    with root.parent_of(path) as (source, name), root.parent_of(to) as (target, new):
+        moved = status_of(name, source)
+        if moved is None:
+            raise missing(path)
+        present = status_of(new, target)
+        if present is not None:
+            _admit_replacement(moved, present, to, replace)
+        try:
+            (disk.rename if replace else disk.rename_new)(name, source, new, target)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise StreamResetError(ErrorCode.REFUSED, f"{shown(path)} {_INTO_ITSELF}") from error
+            if error.errno == errno.EXDEV:
+                words = f"{shown(to)} is on another file system than {shown(path)}: copy it instead"
+                raise StreamResetError(ErrorCode.REFUSED, words) from error
+            raise
+        disk.sync(target)
+        if not os.path.samestat(os.fstat(source), os.fstat(target)):
+            disk.sync(source)
+
+
+def _admit_replacement(moved: os.stat_result, present: os.stat_result, to: str, replace: bool) -> None:
+    if not replace:
+        raise StreamResetError(EXISTS, f"{shown(to)} exists already")
+    if stat.S_ISDIR(moved.st_mode) and not stat.S_ISDIR(present.st_mode):
+        raise not_a_directory(to)
+    if stat.S_ISDIR(present.st_mode) and not stat.S_ISDIR(moved.st_mode):
+        raise not_a_file(to, present.st_mode)
+
+
+def remove(root: Root, disk: Disk, path: str, recursive: bool) -> int:
+    """Remove a file, a link itself, or a directory: an empty one, or ``recursive`` with all in it.
+
+    Returns how many entries are gone. Hidden entries of a server that does not serve them stay, and so
+    does the directory that holds them.
+    """
+    with root.parent_of(path) as (directory, name):
+        status = status_of(name, directory)
+        if status is None:
+            raise missing(path)
+        removed = 0
+        if not stat.S_ISDIR(status.st_mode):
+            if path.endswith("/"):
+                raise not_a_directory(path)
+            disk.remove(name, directory)
+        else:
+            if recursive:
+                top = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                removed = _remove_content(root, disk, top)
+            disk.remove_directory(name, directory)
+        disk.sync(directory)
+        return removed + 1
+
+
+def _remove_content(root: Root, disk: Disk, top: int) -> int:
+    """Empty the open directory ``top`` and close it. No link is followed; depth costs no descriptors."""
+    removed = 0
+    waiting = [(b"", False)]  # (relative path of a directory, whether it has been emptied)
+    try:
+        while waiting:
+            path, emptied = waiting.pop()
+            if emptied:
+                parent, _, name = path.rpartition(b"/")
+                with _opened(root, top, parent) as directory:
+                    disk.remove_directory(name, directory)
+                removed += 1
+                continue
+            if path:
+                waiting.append((path, True))
+            with _opened(root, top, path) as directory:
+                folders, files = _content(root, directory)
+                for name in files:
+                    disk.remove(name, directory)
+            removed += len(files)
+            waiting += [(path + b"/" + name if path else name, False) for name in folders]
+    finally:
+        os.close(top)
+    return removed
+
+
+@contextlib.contextmanager
+def _opened(root: Root, top: int, path: bytes) -> Iterator[int]:
+    fd = root.open_within(top, path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _content(root: Root, directory: int) -> tuple[list[bytes], list[bytes]]:
+    folders: list[bytes] = []
+    files: list[bytes] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if root.hidden or not name.startswith(b"."):
+                (folders if entry.is_dir(follow_symlinks=False) else files).append(name)
+    return folders, files

@@ -1,0 +1,197 @@
+"""STAT, LIST, GET and DIGEST. Whatever touches the disk runs in a thread.
+
+The bytes of a file go from the page cache to the socket. A file is never vouched for before its last byte
+is acknowledged and it has been looked at once more; ``stable`` reads it into memory instead, and tells the
+digest of exactly what was sent.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from zcserver.errors import MisuseError, StreamResetError
+from zcserver.file_protocol import ALGORITHM, entry_of
+from zcserver.pace import Pace
+from zcserver.sending.completion import Completion
+from zcserver.stream import Stream
+from zcserver_protocol.errors import ErrorCode
+
+from . import arguments
+from .access import Request
+from .listing import Listing
+from .paths import OpenFile
+from .refusals import changed, refusals, shown
+from .roots import Roots
+
+_PIECE: Final = 1 << 20  # read and hashed at once
+_encode: Final = msgspec.json.Encoder().encode
+_in_thread = anyio.to_thread.run_sync
+
+
+class Reader:
+    """The methods that change nothing, each a coroutine of the stream and its line in the access log."""
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        # Digests keep a processor busy each: they must not take the threads that open files.
+        self._hashers = anyio.CapacityLimiter(max(1, len(os.sched_getaffinity(0))))
+
+    async def stat(self, stream: Stream, request: Request, pace: Pace) -> None:
+        reply = await _in_thread(self._stat, stream.path)
+        await stream.reply(**reply)
+        await stream.end()
+
+    def _stat(self, path: str) -> dict[str, Any]:
+        if self._roots.is_top(path):
+            return {"type": "directory", "size": 0, "mtime_ns": 0, "validator": ""}
+        root = self._roots.find(path)
+        relative = root.relative(path)
+        with refusals(path):
+            status = root.stat(relative)
+            if path.endswith("/") and not stat.S_ISDIR(status.st_mode):
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        entry = entry_of(b"", status)
+        return {
+            "type": entry.type,
+            "size": entry.size,
+            "mtime_ns": entry.mtime_ns,
+            "validator": entry.validator,
+        }
+
+    async def list(self, stream: Stream, request: Request, pace: Pace) -> None:
+        listing = Listing(self._roots, stream.path, arguments.flag(stream, "recursive"))
+        more = True
+        while more:
+            page = await _in_thread(listing.next_page)
+            encoded = _encode(page)
+            await pace.spend(len(encoded))
+            more = page.more
+            await stream.send(encoded, end=not more)
+            request.nbytes += len(encoded)
+
+    async def get(self, stream: Stream, request: Request, pace: Pace) -> None:
+        offset = arguments.number(stream, "offset") or 0
+        length = arguments.number(stream, "length")
+        stable = arguments.flag(stream, "stable")
+        file = await _in_thread(self._open, stream.path, arguments.text(stream, "validator"))
+        try:
+            if offset > file.size:
+                reason = f"{shown(stream.path)} has {file.size} bytes: none from {offset} on"
+                raise StreamResetError(ErrorCode.REFUSED, reason)
+            left = file.size - offset
+            length = left if length is None else min(length, left)
+            await stream.reply(
+                size=file.size, mtime_ns=file.mtime_ns, validator=file.validator, offset=offset, length=length
+            )
+            send = self._send_read if stable else self._send_cached
+            await send(stream, file, _pieces(offset, length, pace.piece), request, pace)
+        finally:
+            file.close()
+        await stream.end()
+
+    def _open(self, path: str, validator: str | None) -> OpenFile:
+        file = self._roots.find(path).open_file(path)
+        if validator is not None and file.validator != validator:
+            file.close()
+            raise changed(path, "was changed since: fetch it anew")
+        return file
+
+    async def _send_cached(
+        self,
+        stream: Stream,
+        file: OpenFile,
+        pieces: Iterator[tuple[int, int]],
+        request: Request,
+        pace: Pace,
+    ) -> None:
+        request.lane = "file" if stream.connection.context.splices_files else "copy"
+        completion: Completion | None = None
+        for offset, count in pieces:
+            await pace.spend(count)
+            try:
+                completion = await stream.send_file(file.fd, offset, count)
+            except MisuseError as error:  # it has become shorter since it was announced
+                raise changed(stream.path) from error
+            request.nbytes += count
+        if completion is not None:
+            await completion
+        if not await _in_thread(file.unchanged):
+            raise changed(stream.path)
+
+    async def _send_read(
+        self,
+        stream: Stream,
+        file: OpenFile,
+        pieces: Iterator[tuple[int, int]],
+        request: Request,
+        pace: Pace,
+    ) -> None:
+        request.lane = "copy"
+        hasher = hashlib.new(ALGORITHM)
+        for offset, count in pieces:
+            end = offset + count
+            while offset < end:
+                count = min(_PIECE, end - offset)
+                await pace.spend(count)
+                data = await _in_thread(self._read_hashed, file.fd, count, offset, hasher, stream.path)
+                if not data:
+                    raise changed(stream.path, "became shorter while it was read: fetch it again")
+                await stream.send(data)
+                offset += len(data)
+                request.nbytes += len(data)
+        now_changed = not await _in_thread(file.unchanged)
+        trailer = {"algorithm": ALGORITHM, "digest": hasher.hexdigest(), "changed": now_changed}
+        await stream.send(_encode(trailer))
+
+    @staticmethod
+    def _read_hashed(fd: int, count: int, offset: int, hasher: Any, path: str) -> bytes:
+        with refusals(path):
+            data = os.pread(fd, count, offset)
+        hasher.update(data)
+        return data
+
+    async def digest(self, stream: Stream, request: Request, pace: Pace) -> None:
+        validator = arguments.text(stream, "validator")
+        abandoned = threading.Event()
+        try:
+            file, digest = await _in_thread(
+                self._hash, stream.path, validator, abandoned, limiter=self._hashers, abandon_on_cancel=True
+            )
+        except BaseException:
+            abandoned.set()
+            raise
+        await stream.reply(algorithm=ALGORITHM, digest=digest, size=file.size, validator=file.validator)
+        await stream.end()
+
+    def _hash(self, path: str, validator: str | None, abandoned: threading.Event) -> tuple[OpenFile, str]:
+        """The file (closed again) and its SHA-256 in hexadecimal. Stops early when nobody waits any more."""
+        hasher = hashlib.new(ALGORITHM)
+        piece = memoryview(bytearray(_PIECE))
+        file = self._open(path, validator)
+        try:
+            position = 0
+            with refusals(path):
+                while not abandoned.is_set() and (count := os.preadv(file.fd, [piece], position)):
+                    hasher.update(piece[:count])
+                    position += count
+            if not file.unchanged():
+                raise changed(path)
+        finally:
+            file.close()
+        return file, hasher.hexdigest()
+
+
+def _pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of each piece; one empty piece of nothing."""
+    end = offset + length
+    yield offset, min(most, length)
+    for start in range(offset + most, end, most):
+        yield start, min(most, end - start)

@@ -1,0 +1,203 @@
+"""Uploads on their way: under names of their own in ``.zcserver/`` of the root, until they are whole.
+
+Nothing is ever written under its final name. What a killed server leaves behind lies here, and the next
+one that starts on the same root throws it away.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+from zcserver.errors import StreamResetError
+from zcserver.file_protocol import ALGORITHM, MISMATCH, NO_SPACE, NOT_A_FILE, STAGING, validator_of
+from zcserver_protocol.errors import ErrorCode
+
+from .disk import Disk, status_of
+from .paths import Root
+from .refusals import changed, not_a_file, refusals, shown
+
+_NAME: Final = os.fsencode(STAGING)
+
+
+class Staging:
+    """The staging directory of one root, made and emptied. Blocks on the disk.
+
+    ``lock`` is held while a target is looked at and replaced. Raises OSError with its path when the directory
+    cannot be made or used, BlockingIOError when another server has it. Close it at the end.
+    """
+
+    def __init__(self, root: Root, disk: Disk) -> None:
+        self.lock = threading.Lock()
+        self.disk = disk
+        self.fd = -1
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(_NAME, 0o700, dir_fd=root.fd)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd = os.open(_NAME, flags, dir_fd=root.fd)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._empty()
+        except OSError as error:
+            self.close()
+            place = os.path.join(root.directory, STAGING)
+            raise OSError(error.errno, error.strerror, place) from error
+
+    def _empty(self) -> None:
+        for name in os.listdir(self.fd):
+            try:
+                os.unlink(name, dir_fd=self.fd)
+            except IsADirectoryError:  # not ours, but in the way all the same
+                shutil.rmtree(name, dir_fd=self.fd)
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the peer said about its upload; ``size`` in bytes, None where it said nothing.
+
+    ``validator``: the file to be replaced must have it. ``create``: there must be none. ``digest``: the
+    SHA-256 that the content must have, hexadecimal.
+    """
+
+    path: str
+    size: int | None = None
+    mtime_ns: int | None = None
+    validator: str | None = None
+    create: bool = False
+    digest: str | None = None
+
+
+class Upload:
+    """Call ``begin``, ``write`` with pieces in order, then ``commit``; ``discard`` at any time instead.
+
+    All block on the disk: call them in a thread, one at a time. They raise StreamResetError for the peer.
+    """
+
+    def __init__(self, root: Root, staging: Staging, wanted: Wanted) -> None:
+        self.written = 0
+        self._root = root
+        self._staging = staging
+        self._disk = staging.disk
+        self._wanted = wanted
+        self._path = wanted.path
+        self._hasher: Any = hashlib.new(ALGORITHM) if wanted.digest is not None else None
+        self._name = secrets.token_hex(16).encode()
+        self._fd = -1
+
+    def begin(self) -> None:
+        """Refuse what would be refused at the end, then make the temporary file."""
+        if self._path.endswith("/"):
+            raise StreamResetError(
+                NOT_A_FILE, f"{shown(self._path)}: no file has a name with a slash at the end"
+            )
+        with self._root.parent_of(self._path) as (directory, name):
+            self._admit(status_of(name, directory))
+            self._check_space()
+            self._fd = self._disk.create(self._name, self._staging.fd)
+
+    def _check_space(self) -> None:
+        room = os.fstatvfs(self._staging.fd)
+        if self._wanted.size is not None and room.f_bavail * room.f_frsize < self._wanted.size:
+            reason = f"the server's disk has no {self._wanted.size} bytes left for {shown(self._path)}"
+            raise StreamResetError(NO_SPACE, reason)
+
+    def _admit(self, present: os.stat_result | None) -> None:
+        """Refuse to put a file where ``present`` is now."""
+        wanted = self._wanted
+        if present is None:
+            if wanted.validator is not None:
+                raise changed(self._path, "is not there any more: it was to be replaced")
+            return
+        if wanted.create:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if not stat.S_ISREG(present.st_mode):
+            raise not_a_file(self._path, present.st_mode)
+        if wanted.validator is not None and validator_of(present) != wanted.validator:
+            raise changed(self._path, "was changed on the server since: it was not replaced")
+
+    def write(self, pieces: list[memoryview]) -> None:
+        """Append the pieces (at most 1024) and empty the list, so that their memory can go back."""
+        left = pieces
+        if self._hasher is not None:
+            for piece in pieces:
+                self._hasher.update(piece)
+        try:
+            with refusals(self._path, "write"):
+                while left:
+                    count = self._disk.write(self._fd, left, self.written)
+                    self.written += count
+                    left = _after(left, count)
+        finally:
+            pieces.clear()
+
+    def commit(self) -> None:
+        """The content is whole: make it survive a power cut, give it its name, make that survive, too."""
+        self._check_content()
+        disk = self._disk
+        with self._root.parent_of(self._path) as (directory, name):
+            present = status_of(name, directory)
+            if present is not None:
+                disk.set_mode(self._fd, present.st_mode & 0o777)
+            if self._wanted.mtime_ns is not None:
+                disk.set_mtime(self._fd, self._wanted.mtime_ns)
+            disk.sync(self._fd)
+            with self._staging.lock:
+                self._admit(status_of(name, directory))
+                rename = disk.rename_new if self._wanted.create else disk.rename
+                try:
+                    rename(self._name, self._staging.fd, name, directory)
+                except OSError as error:
+                    raise self._unnamed(error) from error
+            self._name = b""
+            disk.sync(directory)
+        self.discard()
+
+    def _unnamed(self, error: OSError) -> Exception:
+        if error.errno == errno.EXDEV:
+            words = "is on another file system than the served directory, where uploads cannot be put"
+            return StreamResetError(
+                ErrorCode.REFUSED, f"{shown(self._path)} {words}: serve that one by itself"
+            )
+        return error
+
+    def _check_content(self) -> None:
+        wanted = self._wanted
+        if wanted.size is not None and self.written != wanted.size:
+            reason = f"{shown(self._path)}: {self.written} bytes came, {wanted.size} were announced"
+            raise StreamResetError(MISMATCH, reason)
+        if self._hasher is not None and self._hasher.hexdigest() != wanted.digest:
+            reason = (
+                f"{shown(self._path)}: the SHA-256 of what arrived is not the announced one: send it again"
+            )
+            raise StreamResetError(MISMATCH, reason)
+
+    def discard(self) -> None:
+        """Remove the temporary file, if there is one. Harmless after ``commit``."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        os.close(fd)
+        if self._name:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.remove(self._name, self._staging.fd)
+
+
+def _after(pieces: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of the pieces after a write of ``count`` bytes."""
+    for index, piece in enumerate(pieces):
+        if count < len(piece):
+            return [piece[count:], *pieces[index + 1 :]]
+        count -= len(piece)
+    return []

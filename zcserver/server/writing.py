@@ -1,0 +1,145 @@
+"""PUT, MKDIR, RENAME and REMOVE, for servers started writable. Whatever touches the disk runs in a thread.
+
+An upload reaches its name whole or not at all: COMMIT is sent after content, name and directory would
+survive a power cut (``staging``).
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final, cast
+
+import anyio
+import anyio.to_thread
+
+from zcserver.errors import StreamResetError
+from zcserver.file_protocol import MISMATCH
+from zcserver.pace import Pace
+from zcserver.stream import Stream
+from zcserver_protocol.errors import ErrorCode
+
+from . import arguments, editing
+from .access import Request
+from .disk import Disk
+from .paths import Root
+from .refusals import shown
+from .roots import Roots
+from .staging import Staging, Upload, Wanted
+
+_BATCH: Final = 2 << 20  # bytes written per thread hop: the hop costs 0.1 ms
+_BATCH_PIECES: Final = 512  # pwritev takes at most 1024
+_WRITERS: Final = 16
+_LEAST_TIME: Final = -(2**63)  # nanoseconds: there were files before 1970
+
+
+class Writer:
+    """The methods that change something. Close it at the end.
+
+    Making it empties the roots' staging directories; raises OSError when one cannot be made or used.
+    """
+
+    def __init__(self, roots: Roots, served: Sequence[Root], disk: Disk) -> None:
+        self._roots = roots
+        self._disk = disk
+        # A disk that is slow to sync must not take the threads that open files for reading.
+        self._writers = anyio.CapacityLimiter(_WRITERS)
+        with contextlib.ExitStack() as opened:
+            self._staging: dict[Root, Staging] = {}
+            for root in served:
+                self._staging[root] = staging = Staging(root, disk)
+                opened.callback(staging.close)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        self._opened.close()
+
+    async def put(self, stream: Stream, request: Request, pace: Pace) -> None:
+        wanted = Wanted(
+            stream.path,
+            await self._announced(stream),
+            arguments.number(stream, "mtime_ns", _LEAST_TIME),
+            arguments.text(stream, "validator"),
+            arguments.flag(stream, "create"),
+            arguments.text(stream, "digest"),
+        )
+        root = self._roots.find(stream.path)
+        upload = Upload(root, self._staging[root], wanted)
+        limiter = self._writers
+        try:
+            await anyio.to_thread.run_sync(upload.begin, limiter=limiter)
+            await stream.reply(offset=0)
+            await self._receive(stream, upload, wanted, request, pace)
+            await anyio.to_thread.run_sync(upload.commit, limiter=limiter)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(upload.discard, limiter=limiter)
+        await stream.commit(1)
+        await stream.end()
+
+    async def _announced(self, stream: Stream) -> int | None:
+        """The size that was announced in bytes, None for −1."""
+        size = arguments.number(stream, "size", -1)
+        if size is None:
+            raise StreamResetError(ErrorCode.REFUSED, "PUT: the argument 'size' is missing")
+        return size if size >= 0 else None
+
+    async def _receive(
+        self, stream: Stream, upload: Upload, wanted: Wanted, request: Request, pace: Pace
+    ) -> None:
+        """Write what arrives, a batch per thread hop; the connection goes on receiving meanwhile."""
+        batch: list[memoryview] = []
+        enough = min(_BATCH, pace.piece)
+        batched = 0
+        pieces = 0
+        # Its type says AsyncIterator, but it is a generator: closed here, not whenever it is collected.
+        chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
+        async with contextlib.aclosing(chunks):
+            async for piece in chunks:
+                pieces += 1
+                batch.append(piece)
+                batched += len(piece)
+                request.nbytes += len(piece)
+                if wanted.size is not None and request.nbytes > wanted.size:
+                    reason = f"{shown(wanted.path)}: more bytes came than the {wanted.size} announced"
+                    raise StreamResetError(MISMATCH, reason)
+                if batched >= enough or len(batch) >= _BATCH_PIECES:
+                    await anyio.to_thread.run_sync(upload.write, batch, limiter=self._writers)
+                    await pace.spend(batched)
+                    batched = 0
+        if not pieces:
+            raise StreamResetError(ErrorCode.REFUSED, "PUT: no message came, not even an empty one")
+        await anyio.to_thread.run_sync(upload.write, batch, limiter=self._writers)
+        await pace.spend(batched)
+
+    async def mkdir(self, stream: Stream, request: Request, pace: Pace) -> None:
+        parents = arguments.flag(stream, "parents")
+        mtime_ns = arguments.number(stream, "mtime_ns", _LEAST_TIME)
+        root = self._roots.find(stream.path)
+        created = await anyio.to_thread.run_sync(
+            editing.make_directory, root, self._disk, stream.path, parents, mtime_ns, limiter=self._writers
+        )
+        await stream.reply(created=created)
+        await stream.end()
+
+    async def rename(self, stream: Stream, request: Request, pace: Pace) -> None:
+        to = arguments.text(stream, "to")
+        replace = arguments.flag(stream, "replace")
+        if to is None:
+            raise StreamResetError(ErrorCode.REFUSED, "RENAME: the argument 'to' is missing")
+        root = self._roots.find(stream.path)
+        if self._roots.find(to) is not root:
+            reason = f"{shown(to)} is in another served directory than {shown(stream.path)}: copy it instead"
+            raise StreamResetError(ErrorCode.REFUSED, reason)
+        await anyio.to_thread.run_sync(
+            editing.rename, root, self._disk, stream.path, to, replace, limiter=self._writers
+        )
+        await stream.reply()
+        await stream.end()
+
+    async def remove(self, stream: Stream, request: Request, pace: Pace) -> None:
+        recursive = arguments.flag(stream, "recursive")
+        root = self._roots.find(stream.path)
+        removed = await anyio.to_thread.run_sync(
+            editing.remove, root, self._disk, stream.path, recursive, limiter=self._writers
+        )
+        await stream.reply(removed=removed)
+        await stream.end()
