@@ -18,9 +18,9 @@ from zcserver.kernel.calls import (
     IoVec,
     address_of,
     hold,
-    release,
     memory_at,
     pointer_to,
+    release,
 )
 
 KIB64 = 64 * 1024

@@ -195,6 +195,6 @@ def _quiet_references() -> int:
 
 
 QUIET: Final = _quiet_references()
-"""``sys.getrefcount(span.exporter)`` of a span that nobody views: more means that some view (slice, cast, numpy
-array …) is alive. Measured, and by the very expression it is to be compared with: how many references a call
-holds by itself differs between Python versions (3.14 borrows some)."""
+"""``sys.getrefcount(span.exporter)`` of a span that nobody views: more means that some view (slice, cast,
+numpy array …) is alive. Measured, and by the very expression it is to be compared with: how many references
+a call holds by itself differs between Python versions (3.14 borrows some)."""

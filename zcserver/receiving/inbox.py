@@ -144,7 +144,8 @@ class Inbox:
         ends = bool(flags & END_MESSAGE)
         if flags & END_STREAM:
             self.ended = True
-        target, self._target = self._target, _NOWHERE  # or an idle stream would keep its last message's memory
+        target = self._target
+        self._target = _NOWHERE  # or an idle stream would keep its last message's memory
         if self._assembly is not None:
             self._assembly_total += length
             if not ends:
