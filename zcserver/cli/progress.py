@@ -7,16 +7,19 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from zcserver.client import Progress
 
 from .exits import printable
+from .options import rate
 
 _STEP: Final = 1 << 20  # drawing costs more than receiving: tell rich at most once per MiB
 _LARGE: Final = 16 << 20  # smaller files come and go too fast to be read
@@ -24,15 +27,27 @@ _LINES: Final = 6
 _LABEL: Final = 20
 
 
+class _Rate(ProgressColumn):
+    """In the units of everything else here; rich's own column counts in thousands."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else rate(int(speed), 1.0), style="progress.data.speed")
+
+
 class ProgressBars(Progress):
-    """Bars on stderr while its context lasts; ``visible=False`` shows nothing."""
+    """Bars on stderr while its context lasts; ``visible=False`` shows nothing.
+
+    A line that was shown stays until the end, for the next file: rich leaves rubbish on the terminal when
+    its display becomes shorter.
+    """
 
     def __init__(self, visible: bool) -> None:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            _Rate(),
             TimeRemainingColumn(compact=True),
         )
         self._bars = Bars(
@@ -41,6 +56,7 @@ class ProgressBars(Progress):
         self._visible = visible
         self._all = self._bars.add_task("", total=None)
         self._each: dict[str, TaskID] = {}
+        self._idle: list[TaskID] = []
         self._untold: dict[TaskID, int] = {}
         self._files = self._done = self._total = 0
 
@@ -57,14 +73,21 @@ class ProgressBars(Progress):
         self._files += files
         self._total += nbytes
         if self._visible:
-            self._bars.update(self._all, total=self._total, description=self._in_all())
+            # Not by `update`, which forgets the speed with every new total.
+            self._bars.tasks[0].total = self._total
+            self._bars.update(self._all, description=self._in_all())
 
     def started(self, path: str, size: int, done: int) -> None:
         if not self._visible:
             return
-        if size >= _LARGE and len(self._each) < _LINES:
-            name = printable(path.rstrip("/").rpartition("/")[2])
-            label = name if len(name) <= _LABEL else "…" + name[1 - _LABEL :]
+        name = printable(path.rstrip("/").rpartition("/")[2])
+        label = name if len(name) <= _LABEL else "…" + name[1 - _LABEL :]
+        if self._files == 1:
+            self._bars.update(self._all, description=label)
+        elif size >= _LARGE and self._idle:
+            task = self._each[path] = self._idle.pop()
+            self._bars.reset(task, description=label, total=size, completed=done)
+        elif size >= _LARGE and len(self._each) < _LINES:
             self._each[path] = self._bars.add_task(label, total=size, completed=done)
         self._bars.advance(self._all, done)
 
@@ -84,14 +107,17 @@ class ProgressBars(Progress):
     def finished(self, path: str) -> None:
         self._done += 1
         if self._visible:
-            self._bars.update(self._all, description=self._in_all(), advance=self._untold.pop(self._all, 0))
+            untold = self._untold.pop(self._all, 0)
+            if self._files > 1:
+                self._bars.update(self._all, description=self._in_all())
+            self._bars.advance(self._all, untold)
         self.failed(path)
 
     def failed(self, path: str) -> None:
         task = self._each.pop(path, None)
         if task is not None:
             self._untold.pop(task, None)
-            self._bars.remove_task(task)
+            self._idle.append(task)
 
     def _in_all(self) -> str:
         return f"{self._done}/{self._files} files"
