@@ -2,6 +2,7 @@
 
 import mmap
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -501,3 +502,31 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestAnyOrderOfEvents = PoolMachine.TestCase
 TestAnyOrderOfEvents.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def test_lent_memory_comes_home_with_the_last_view_of_it() -> None:
+    with closing(Pool(4 * MIB)) as pool:
+        view = pool.lend(3 * MIB, "somebody")
+        assert view is not None
+        part = view[100:200]
+        part[:] = b"x" * 100
+        assert (pool.live, pool.stats().viewed) == (4 * MIB, 4 * MIB)
+        assert pool.lend(PAGE, "somebody else") is None
+        del view
+        assert (pool.live, bytes(part)) == (4 * MIB, b"x" * 100)
+        del part
+        assert (pool.live, pool.stats().free) == (0, 4 * MIB)
+
+
+def test_a_size_that_came_home_is_served_from_the_same_pages_but_never_across_principals() -> None:
+    with closing(Pool(8 * MIB)) as pool:
+        friend, other = identity("friend"), identity("other")
+        buffers = [acquire(pool, 64 << 10, friend) for _ in range(2)]
+        address = buffers[0].address
+        send(buffers[0])
+        again = acquire(pool, 64 << 10, friend)
+        foreign = acquire(pool, 64 << 10, other)
+        assert again.address == address
+        assert foreign.address // REGION != address // REGION
+        for buffer in (again, foreign, buffers[1]):
+            buffer.release()

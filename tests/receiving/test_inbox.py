@@ -3,7 +3,7 @@
 import pytest
 
 from zcserver.memory import Pool
-from zcserver.receiving.inbox import CHUNKS, Inbox
+from zcserver.receiving.inbox import CHUNKS, FIRST_WINDOW, MESSAGES, Inbox
 from zcserver.receiving.memory import ReceiveMemory
 from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
 from zcserver_protocol.streams import StreamState
@@ -61,3 +61,37 @@ def test_a_message_that_ends_in_mid_frame_of_small_memory_goes_on_in_the_next(in
     inbox.attach(rest)
     assert inbox.sink_done
     assert bytes(small) + bytes(rest[: inbox.detach()]) == content
+
+
+def stream_through(inbox, nbytes):
+    """Let so many bytes come as messages that are taken at once, with credit granted as the engine does."""
+    state = inbox.state
+    while nbytes > 0:
+        if inbox.grant_due:
+            state.recv_credit += max(0, inbox.grant())
+        state.recv_wire += HEADER_SIZE + SIZE
+        inbox.begin(SIZE, 0)
+        land(inbox, bytes(SIZE))
+        inbox.complete(END_MESSAGE, SIZE)
+        assert inbox.take_message() is not None
+        nbytes -= SIZE
+
+
+def flowing(limit):
+    memory = ReceiveMemory(limit, Pool(limit))
+    inbox = Inbox(StreamState(1, "GET", "/", {}, ours=True), memory, window=2048 * KIB, max_message=64 * KIB)
+    inbox.mode = MESSAGES
+    return inbox
+
+
+def test_the_window_of_a_stream_that_flows_grows_to_its_limit():
+    inbox = flowing(16 * 1024 * KIB)
+    assert inbox.window == FIRST_WINDOW
+    stream_through(inbox, 8 * 1024 * KIB)
+    assert inbox.window == inbox.max_window
+
+
+def test_the_window_does_not_grow_into_the_last_half_of_the_memory():
+    inbox = flowing(2048 * KIB)
+    stream_through(inbox, 8 * 1024 * KIB)
+    assert FIRST_WINDOW < inbox.window <= 1024 * KIB
