@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import mmap
 import os
 import random
 
@@ -38,16 +39,16 @@ def local(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def client_for(directory, make_context, **settings):
+async def client_for(directory, make_context, rate=0):
     """A client of a writable server of ``directory``, with a deadline around everything."""
     with (
         Root(directory) as root,
-        contextlib.closing(FileServer(root, writable=True)) as files,
+        contextlib.closing(FileServer(root, writable=True, rate=rate)) as files,
         anyio.fail_after(60),
     ):
         async with (
             zcserver.serve(files.handle, port=0, context=make_context()) as server,
-            Client(f"zc://127.0.0.1:{server.port}", context=make_context(), **settings) as client,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
         ):
             yield client
 
@@ -95,6 +96,46 @@ async def test_bytes_are_read_straight_into_an_array(served, make_context):
         assert await client.read("/file", 5, 10) == content[5:15]
         with pytest.raises(MisuseError, match="read-only"):
             await client.read_into("/file", b"constant")
+
+
+async def test_bytes_are_read_straight_into_a_mapping_that_can_be_closed_at_once(served, local, make_context):
+    content = filled(served / "file", 2 * MIB)
+    with (local / "copy").open("w+b") as file:
+        file.truncate(2 * MIB)
+        async with client_for(served, make_context) as client:
+            with mmap.mmap(file.fileno(), 0) as mapping:  # BufferError if anybody still had a view of it
+                assert await client.read_into("/file", mapping) == 2 * MIB
+    assert (local / "copy").read_bytes() == content
+
+
+async def test_the_borders_of_messages_do_not_show_in_memory(served, make_context):
+    content = filled(served / "file", 2 * MIB)
+    array = numpy.zeros(3 * MIB, dtype=numpy.uint8)
+    async with client_for(served, make_context, rate=8 * MIB) as client:  # makes several messages of it
+        assert await client.read_into("/file", array) == 2 * MIB
+        assert array[: 2 * MIB].tobytes() == content
+        assert not array[2 * MIB :].any()
+        async with client.open("/file") as file:
+            sizes = [1, 100_000, MIB, 3 * MIB]
+            assert b"".join([await file.read(size) for size in sizes]) == content
+
+
+async def test_memory_in_pieces_is_refused(served, make_context):
+    filled(served / "file", 100)
+    async with client_for(served, make_context) as client:
+        with pytest.raises(MisuseError, match="cannot read into ndarray"):
+            await client.read_into("/file", numpy.zeros((10, 10), dtype=numpy.uint8)[:, ::2])
+
+
+async def test_a_read_into_memory_fails_with_the_servers_word_when_the_file_changes(served, make_context):
+    filled(served / "file", 2 * MIB)
+    async with client_for(served, make_context, rate=8 * MIB) as client:
+        async with client.open("/file") as file:
+            await file.read(10)
+            (served / "file").write_bytes(b"another")
+            with pytest.raises(StreamResetError) as caught:
+                await file.read()
+    assert caught.value.code == ErrorCode.CHANGED
 
 
 async def test_a_file_is_read_like_a_local_one(served, make_context):

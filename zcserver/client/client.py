@@ -17,7 +17,7 @@ from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, REMOVE, RENAME, STA
 from zcserver.pace import Pace
 
 from .address import Address, parse_url
-from .download import BATCH, Download, Intake, beginning_of, bytes_of, pour, write_all
+from .download import BATCH, Download, beginning_of, bytes_of, expect_end, fill, pour, write_all
 from .progress import SILENT, Progress, Transferred, TreeReport
 from .remote_file import RemoteFile
 from .request import ask, number, reply_of, request, text
@@ -144,9 +144,10 @@ class Client:
         return due
 
     async def read_into(self, path: str, memory: Any, offset: int = 0) -> int:
-        """Read from ``offset`` on into ``memory``: bytearray, numpy array, mmap. Return the bytes.
+        """Read from ``offset`` on straight into ``memory``: bytearray, numpy array, mmap. Return the bytes.
 
-        Fewer than fit when the file ends before. ``memory`` must not be touched meanwhile.
+        Fewer than fit when the file ends before. ``memory`` must not be touched meanwhile; when this raises,
+        any part of it may have been overwritten. MisuseError for memory that is read-only or in pieces.
         """
         sink = bytes_of(memory)
         length = len(sink)
@@ -154,9 +155,8 @@ class Client:
             due = number(await reply_of(stream), "length")
             if due > length:
                 raise TransferError(f"the server sends {due} bytes of {path} where {length} were asked for")
-            async with contextlib.aclosing(Intake(stream)) as intake:
-                filled = await intake.fill(sink[:due])
-                await intake.expect_end()
+            filled = await fill(stream, sink[:due])
+            await expect_end(stream)
         if filled != due:
             raise TransferError(f"{path}: {filled} bytes came, {due} were announced: fetch it again")
         return filled

@@ -188,42 +188,21 @@ def bytes_of(memory: Any) -> memoryview:
         raise MisuseError(f"cannot read into {type(memory).__name__}: {error}") from None
 
 
-class Intake:
-    """A stream's bytes, piece after piece, into memory that the caller gives.
+async def fill(stream: Stream, sink: memoryview) -> int:
+    """Land the stream's next bytes in ``sink``, whatever the messages; fewer only when the stream ends."""
+    filled = 0
+    while filled < len(sink):
+        try:
+            filled += await stream.receive_into(sink[filled:])
+        except anyio.EndOfStream:
+            break
+    return filled
 
-    Each piece is copied into place: ``Stream.receive_into``, which would land the bytes there at once, can
-    swap them when it is called while a frame is arriving. Call ``aclose`` at the end.
-    """
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
-        self._rest = memoryview(b"")
-
-    async def fill(self, sink: memoryview) -> int:
-        """Fill ``sink`` unless the stream ends before; return how many bytes came."""
-        filled = 0
-        while filled < len(sink):
-            if not len(self._rest):
-                try:
-                    self._rest = await anext(self._chunks)
-                except StopAsyncIteration:
-                    break
-            count = min(len(self._rest), len(sink) - filled)
-            sink[filled : filled + count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            filled += count
-        return filled
-
-    async def aclose(self) -> None:
-        await self._chunks.aclose()
-
-    async def expect_end(self) -> None:
-        """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
-        if await self.fill(memoryview(bytearray(1))):
-            raise VerificationError(
-                f"{self._stream.path}: more bytes came than were announced: fetch it again"
-            )
+async def expect_end(stream: Stream) -> None:
+    """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
+    if await fill(stream, memoryview(bytearray(1))):
+        raise VerificationError(f"{stream.path}: more bytes came than were announced: fetch it again")
 
 
 def write_all(fd: int) -> Write:
