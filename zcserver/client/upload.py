@@ -18,6 +18,7 @@ from zcserver.context import MIB
 from zcserver.errors import MisuseError, TransferError
 from zcserver.file_protocol import ALGORITHM, PUT, validator_of
 from zcserver.pace import Pace
+from zcserver.sending.completion import Completion
 from zcserver.stream import Stream
 from zcserver_protocol.errors import ErrorCode
 
@@ -66,7 +67,7 @@ class _Source:
             position += count
         return hasher.hexdigest()
 
-    async def send(self, stream: Stream, position: int, nbytes: int) -> Any:
+    async def send(self, stream: Stream, position: int, nbytes: int) -> Completion:
         if self._fd < 0:
             return await stream.send(self._memory[position : position + nbytes])
         try:
@@ -131,19 +132,23 @@ async def _send(
 ) -> None:
     """The bytes, a look whether they still are the file's, the end; then the server's word for it."""
     piece = _PIECE_LEAST
-    while True:  # at least one message: there must be one to commit
-        nbytes = min(piece, pace.piece, file.size - position)
-        began = anyio.current_time()
-        # One message at a time: behind one that was read by a thread, a second queued file message is
-        # forgotten by the sender. The pause of a round trip is short beside a piece.
-        await (await file.send(stream, position, nbytes))
-        progress.moved(path, nbytes)
+    left = file.size - position
+    under_way: tuple[Completion, int] | None = None
+    began = anyio.current_time()
+    while under_way is None or left:  # at least one message: there must be one to commit
+        nbytes = min(piece, pace.piece, left)
+        completion = await file.send(stream, position, nbytes)
+        if under_way is not None:  # the next piece is queued: the socket need not wait for us
+            await _gone(under_way, path, progress)
+            now = anyio.current_time()
+            piece = min(2 * piece, _PIECE_MOST) if now - began < _SECONDS else max(piece // 2, _PIECE_LEAST)
+            began = now
+        under_way = completion, nbytes
         position += nbytes
-        if position >= file.size:
-            break
-        seconds = anyio.current_time() - began
-        piece = min(2 * piece, _PIECE_MOST) if seconds < _SECONDS else max(piece // 2, _PIECE_LEAST)
-        await pace.spend(nbytes)
+        left -= nbytes
+        if left:
+            await pace.spend(nbytes)
+    await _gone(under_way, path, progress)
     try:
         file.check()
     except ChangedError as error:
@@ -153,6 +158,12 @@ async def _send(
     await finished(stream)
     if stream.committed < 1:
         raise TransferError(f"the server ended the upload of {path} without committing it: send it again")
+
+
+async def _gone(piece: tuple[Completion, int], path: str, progress: Progress) -> None:
+    completion, nbytes = piece
+    await completion
+    progress.moved(path, nbytes)
 
 
 @contextlib.contextmanager
