@@ -129,12 +129,11 @@ async def test_memory_in_pieces_is_refused(served, make_context):
 
 async def test_a_read_into_memory_fails_with_the_servers_word_when_the_file_changes(served, make_context):
     filled(served / "file", 2 * MIB)
-    async with client_for(served, make_context, rate=8 * MIB) as client:
-        async with client.open("/file") as file:
-            await file.read(10)
-            (served / "file").write_bytes(b"another")
-            with pytest.raises(StreamResetError) as caught:
-                await file.read()
+    async with client_for(served, make_context, rate=8 * MIB) as client, client.open("/file") as file:
+        await file.read(10)
+        (served / "file").write_bytes(b"another")
+        with pytest.raises(StreamResetError) as caught:
+            await file.read()
     assert caught.value.code == ErrorCode.CHANGED
 
 
