@@ -102,22 +102,22 @@ class Reader:
             -1 if stable else min(_SMALL, pace.piece),
         )
         try:
-            file, length, content = self._begin(wanted, cached=True)
+            file, due, content = self._begin(wanted, cached=True)
         except NotCachedError:
-            file, length, content = await _in_thread(self._begin, wanted)
+            file, due, content = await _in_thread(self._begin, wanted)
         try:
             if content is not None:
-                await pace.spend(length)
+                await pace.spend(due)
             await stream.reply(
-                size=file.size, mtime_ns=file.mtime_ns, validator=file.validator, offset=offset, length=length
+                size=file.size, mtime_ns=file.mtime_ns, validator=file.validator, offset=offset, length=due
             )
             if content is not None:
                 request.lane = "copy"
                 await stream.send(content, end=True)
-                request.nbytes += length
+                request.nbytes += due
                 return
             send = self._send_read if stable else self._send_cached
-            await send(stream, file, _pieces(offset, length, pace.piece), request, pace)
+            await send(stream, file, _pieces(offset, due, pace.piece), request, pace)
         finally:
             file.close()
         await stream.end()
