@@ -406,6 +406,19 @@ async def test_trees_go_both_ways_and_a_second_sync_does_nothing(served, local, 
     assert (local / "back").stat().st_mtime_ns == tree.stat().st_mtime_ns
 
 
+async def test_of_many_small_files_one_that_cannot_be_stored_stops_no_other(served, local, make_context):
+    for number in range(100):
+        (served / f"{number:02}").write_bytes(b"%d" % number)
+    for name in (".50.zcpart", ".51.zcpart"):  # in the way
+        (local / "back" / name).mkdir(parents=True)
+    async with client_for(served, make_context) as client:
+        report = await client.fetch_tree("/", local / "back")
+    assert (report.files, [name for name, _ in report.failures]) == (98, ["/50", "/51"])
+    assert all(
+        (local / "back" / f"{n:02}").read_bytes() == b"%d" % n for n in range(100) if n not in (50, 51)
+    )
+
+
 async def test_a_sync_says_which_side_is_which_by_type(served, local, make_context):
     async with client_for(served, make_context) as client:
         with pytest.raises(MisuseError, match="local Path"):

@@ -22,6 +22,7 @@ from zcserver_protocol.errors import ErrorCode
 from .partial import Beginning, Origin, PartialFile
 from .progress import ChangedError, Progress, Transferred, VerificationError
 from .request import number, reply_of, request, text
+from .storing import Storing
 
 BATCH: Final = 2 * MIB  # written per thread hop, which costs 0.1 ms; more would leave the processor's cache
 _BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
@@ -31,7 +32,10 @@ Write = Callable[[list[memoryview]], None]
 
 
 class Download:
-    """One file on its way to disk. ``partial`` has been asked what an earlier try left: ``beginning``."""
+    """One file on its way to disk. ``partial`` has been asked what an earlier try left: ``beginning``.
+
+    Downloads that run side by side share their ``storing``.
+    """
 
     def __init__(
         self,
@@ -42,7 +46,9 @@ class Download:
         beginning: Beginning | None,
         verify: bool,
         progress: Progress,
+        storing: Storing | None = None,
     ) -> None:
+        self._storing = storing or Storing()
         self._connection = connection
         self._pace = pace
         self._path = path
@@ -107,7 +113,7 @@ class Download:
             pieces: list[memoryview] = []
             await pour(get, origin.size, pieces.extend, self._pace, self._moved, threaded=False)
             if hashed is None:
-                await _in_thread(partial.store, pieces, mtime_ns)
+                await self._storing.store(partial, pieces, mtime_ns)
                 return
             await _in_thread(partial.open, None)
             await _in_thread(partial.write, pieces)

@@ -19,6 +19,7 @@ from .download import Download, beginning_of
 from .local_tree import differs, status_of, walk
 from .partial import Beginning, PartialFile, is_temporary
 from .progress import TreeReport
+from .storing import Storing
 from .tree import TreeOptions, local_path, noting, workers
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class TreeDownload:
         self._target = target
         self._options = options
         self._report = TreeReport()
+        self._storing = Storing()
         self._scope = anyio.CancelScope()
         self._folders: list[tuple[Path, int]] = []
         self._listed: set[str] = set()  # with ``delete``: what may stay
@@ -84,6 +86,7 @@ class TreeDownload:
                     job.beginning,
                     options.verify,
                     options.progress,
+                    self._storing,
                 )
                 await download.run(expected=True)
             report.files += 1
