@@ -84,11 +84,13 @@ class TreeDownload:
                     job.name,
                     job.partial,
                     job.beginning,
-                    options.verify,
+                    options.verify and not options.stable,
                     options.progress,
                     self._storing,
+                    options.stable,
                 )
-                await download.run(expected=True)
+                if (await download.run(expected=True)).changed:
+                    report.changed.append(job.name)
             report.files += 1
             report.nbytes += job.size
             report.transferred.append(job.name)
@@ -138,7 +140,9 @@ class TreeDownload:
                 target.parent.mkdir(parents=True, exist_ok=True)
             if options.delete and target.is_dir() and not target.is_symlink():
                 self._remove(target)
-            partial, beginning = beginning_of(target, options.verify, options.restart)
+            partial, beginning = beginning_of(
+                target, options.verify or options.stable, options.restart or options.stable
+            )
             if beginning is not None and beginning.origin.validator != entry.validator and options.update:
                 beginning = None  # a sync wants the newest state, not the rest of an older one
             yield _Job(name, entry.size, partial, beginning)

@@ -154,6 +154,52 @@ async def _send(
     except ChangedError as error:
         stream.reset(ErrorCode.CHANGED, str(error))
         raise
+    await _commit(stream, path)
+
+
+async def upload_from(
+    connection: Connection,
+    pace: Pace,
+    fd: int,
+    path: str,
+    *,
+    mtime_ns: int | None,
+    create: bool,
+    validator: str | None,
+    progress: Progress,
+) -> Transferred:
+    """Send what an open descriptor gives until its end as the file ``path``. See :meth:`Client.put`."""
+    begin = time.monotonic()
+    progress.expect(1, 0)
+    async with opened(
+        connection, PUT, path, size=-1, mtime_ns=mtime_ns, create=create or None, validator=validator
+    ) as stream:
+        await reply_of(stream)
+        progress.started(path, 0, 0)
+        nbytes = 0
+        with _telling_failure(progress, path):
+            while (data := await _read(fd)) or not nbytes:  # nothing at all is an empty message
+                await stream.send(data)
+                if not data:
+                    break
+                nbytes += len(data)
+                progress.moved(path, len(data))
+                await pace.spend(len(data))
+            await _commit(stream, path)
+    progress.finished(path)
+    return Transferred(path, None, nbytes, 0, time.monotonic() - begin, "")
+
+
+async def _read(fd: int) -> bytes:
+    """Some bytes, none at the end. Waits where it can be cancelled."""
+    try:
+        await anyio.wait_readable(fd)
+    except PermissionError:  # epoll knows nothing of files and /dev/null, which never let one wait for long
+        return await _in_thread(os.read, fd, MIB)
+    return os.read(fd, MIB)
+
+
+async def _commit(stream: Stream, path: str) -> None:
     await stream.end()
     await finished(stream)
     if stream.committed < 1:
