@@ -33,6 +33,20 @@ def start(*arguments, **options):
     return subprocess.Popen([*COMMAND, *map(os.fspath, arguments)], **options)
 
 
+@contextlib.contextmanager
+def running(*arguments, **options):
+    """As ``start``; the process ends with the block, whatever became of it."""
+    process = start(*arguments, **options)
+    try:
+        yield process
+    finally:
+        process.kill()  # harmless when it has ended
+        process.wait(PATIENCE)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
 class Server:
     """``zcserver serve`` that has said its URL; ``url`` has no slash at its end."""
 

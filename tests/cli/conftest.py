@@ -52,9 +52,14 @@ def writable_url(writable_server, served):
     return f"{writable_server.url}/{served.name}"
 
 
+@pytest.fixture(scope="session")
+def random_bytes():
+    return random.Random(1).randbytes(32 << 20)
+
+
 @pytest.fixture
-def big(served):
-    """64 MiB of random bytes, served."""
+def big(served, random_bytes):
+    """32 MiB of random bytes, served."""
     path = served / "big"
-    path.write_bytes(random.Random(1).randbytes(64 << 20))
+    path.write_bytes(random_bytes)
     return path

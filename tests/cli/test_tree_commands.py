@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 from tests.cli.commands import failing, zcserver
 from tests.trees import content_of, make_tree
@@ -100,6 +101,15 @@ def test_small_commands_look_and_arrange(writable_url, writable_server, served):
     zcserver("rm", f"{base}/a/b/c")
     zcserver("rm", "-r", f"{base}/a")
     assert os.listdir(served) == []
+
+
+def test_standard_input_is_sent_under_a_name(writable_url, served):
+    zcserver("put", "-", f"{writable_url}/there", input="content")
+    zcserver("put", "-", f"{writable_url}/empty", stdin=subprocess.DEVNULL)
+    assert (served / "there").read_text() == "content"
+    assert (served / "empty").read_bytes() == b""
+    assert "no name" in failing(2, "put", "-", f"{writable_url}/", stdin=subprocess.DEVNULL)
+    assert "checksum" in failing(2, "put", "-", f"{writable_url}/x", "--verify", stdin=subprocess.DEVNULL)
 
 
 def test_files_are_sent_as_cp_would(writable_url, served, local):

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import hashlib
+import mmap
 import os
 import random
 
 import anyio
+import anyio.to_thread
 import numpy
 import pytest
 
@@ -38,16 +41,16 @@ def local(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def client_for(directory, make_context, **settings):
+async def client_for(directory, make_context, rate=0):
     """A client of a writable server of ``directory``, with a deadline around everything."""
     with (
         Root(directory) as root,
-        contextlib.closing(FileServer(root, writable=True)) as files,
+        contextlib.closing(FileServer(root, writable=True, rate=rate)) as files,
         anyio.fail_after(60),
     ):
         async with (
             zcserver.serve(files.handle, port=0, context=make_context()) as server,
-            Client(f"zc://127.0.0.1:{server.port}", context=make_context(), **settings) as client,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
         ):
             yield client
 
@@ -95,6 +98,45 @@ async def test_bytes_are_read_straight_into_an_array(served, make_context):
         assert await client.read("/file", 5, 10) == content[5:15]
         with pytest.raises(MisuseError, match="read-only"):
             await client.read_into("/file", b"constant")
+
+
+async def test_bytes_are_read_straight_into_a_mapping_that_can_be_closed_at_once(served, local, make_context):
+    content = filled(served / "file", 2 * MIB)
+    with (local / "copy").open("w+b") as file:
+        file.truncate(2 * MIB)
+        async with client_for(served, make_context) as client:
+            with mmap.mmap(file.fileno(), 0) as mapping:  # BufferError if anybody still had a view of it
+                assert await client.read_into("/file", mapping) == 2 * MIB
+    assert (local / "copy").read_bytes() == content
+
+
+async def test_the_borders_of_messages_do_not_show_in_memory(served, make_context):
+    content = filled(served / "file", 2 * MIB)
+    array = numpy.zeros(3 * MIB, dtype=numpy.uint8)
+    async with client_for(served, make_context, rate=8 * MIB) as client:  # makes several messages of it
+        assert await client.read_into("/file", array) == 2 * MIB
+        assert array[: 2 * MIB].tobytes() == content
+        assert not array[2 * MIB :].any()
+        async with client.open("/file") as file:
+            sizes = [1, 100_000, MIB, 3 * MIB]
+            assert b"".join([await file.read(size) for size in sizes]) == content
+
+
+async def test_memory_in_pieces_is_refused(served, make_context):
+    filled(served / "file", 100)
+    async with client_for(served, make_context) as client:
+        with pytest.raises(MisuseError, match="cannot read into ndarray"):
+            await client.read_into("/file", numpy.zeros((10, 10), dtype=numpy.uint8)[:, ::2])
+
+
+async def test_a_read_into_memory_fails_with_the_servers_word_when_the_file_changes(served, make_context):
+    filled(served / "file", 2 * MIB)
+    async with client_for(served, make_context, rate=8 * MIB) as client, client.open("/file") as file:
+        await file.read(10)
+        (served / "file").write_bytes(b"another")
+        with pytest.raises(StreamResetError) as caught:
+            await file.read()
+    assert caught.value.code == ErrorCode.CHANGED
 
 
 async def test_a_file_is_read_like_a_local_one(served, make_context):
@@ -169,6 +211,25 @@ async def test_an_abandoned_download_goes_on_where_it_stopped(served, local, mak
     assert done.resumed == have
     assert (local / "copy").read_bytes() == content
     assert os.listdir(local) == ["copy"]
+
+
+async def test_a_stable_fetch_keeps_a_file_that_was_written_to_meanwhile(served, local, make_context):
+    content = filled(served / "file", 8 * MIB)
+
+    def append():
+        with (served / "file").open("ab") as file:
+            file.write(b"more")
+
+    async with client_for(served, make_context, rate=64 * MIB) as client:  # not sent before it is changed
+        leave_partial(local, b"old", "1-2-1000", 1000)  # is not gone on from
+        done = await client.fetch("/file", local / "copy", stable=True, progress=AfterBytes(1, append))
+        assert (done.changed, done.nbytes, done.resumed) == (True, 8 * MIB, 0)
+        assert (local / "copy").read_bytes() == content
+        assert done.digest == hashlib.sha256(content).hexdigest()
+        assert os.listdir(local) == ["copy"]
+        report = await client.fetch_tree("/", local / "tree", stable=True)
+        assert (report.files, report.changed, report.failures) == (1, [], [])
+    assert (local / "tree" / "file").read_bytes() == content + b"more"
 
 
 def leave_partial(local, content, validator, size):
@@ -301,6 +362,42 @@ async def test_memory_is_sent_like_a_file(served, make_context):
     assert (served / "nothing").read_bytes() == b""
 
 
+@pytest.mark.parametrize("nbytes", [0, 3 * MIB + 1])
+async def test_what_a_descriptor_gives_is_sent_to_its_end(served, local, make_context, nbytes):
+    content = filled(local / "file", nbytes)
+    source, target = os.pipe()
+
+    def write():
+        with open(target, "wb") as pipe:
+            pipe.write(content)
+
+    async with client_for(served, make_context) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, write)
+        with os.fdopen(source, "rb", buffering=0) as pipe:
+            assert (await client.put(pipe.fileno(), "/piped", mtime_ns=7)).nbytes == nbytes
+        with (local / "file").open("rb") as file:
+            await client.put(file.fileno(), "/redirected")
+            with pytest.raises(MisuseError, match="SHA-256"):
+                await client.put(file.fileno(), "/file", verify=True)
+    assert (served / "piped").read_bytes() == (served / "redirected").read_bytes() == content
+    assert (served / "piped").stat().st_mtime_ns == 7
+
+
+async def test_a_put_from_a_pipe_that_is_given_up_leaves_nothing(served, make_context):
+    source, target = os.pipe()
+    os.write(target, b"beginning")
+    async with client_for(served, make_context) as client:
+        with pytest.raises(AbandonedError):  # while the pipe is open, and nobody writes to it
+            await client.put(source, "/file", progress=AfterBytes(1, abandon))
+        with anyio.CancelScope() as scope:
+            os.write(target, b"beginning")
+            await client.put(source, "/file", progress=AfterBytes(1, scope.cancel))
+    os.close(source)
+    os.close(target)
+    assert scope.cancelled_caught
+    assert not (served / "file").exists()
+
+
 async def test_a_put_can_insist_on_what_it_replaces(served, make_context):
     async with client_for(served, make_context) as client:
         await client.put(b"one", "/file", create=True)
@@ -364,6 +461,18 @@ async def test_trees_go_both_ways_and_a_second_sync_does_nothing(served, local, 
         assert (report.files, report.removed, report.failures) == (0, 0, [])
     assert content_of(served / "one") == content_of(local / "back") == content_of(tree)
     assert (local / "back").stat().st_mtime_ns == tree.stat().st_mtime_ns
+
+
+async def test_of_many_small_files_one_that_cannot_be_stored_stops_no_other(served, local, make_context):
+    for number in range(100):
+        (served / f"{number:02}").write_bytes(b"%d" % number)
+    for name in (".50.zcpart", ".51.zcpart"):  # in the way
+        (local / "back" / name).mkdir(parents=True)
+    async with client_for(served, make_context) as client:
+        report = await client.fetch_tree("/", local / "back")
+    assert (report.files, sorted(name for name, _ in report.failures)) == (98, ["/50", "/51"])
+    for number in set(range(100)) - {50, 51}:
+        assert (local / "back" / f"{number:02}").read_bytes() == b"%d" % number
 
 
 async def test_a_sync_says_which_side_is_which_by_type(served, local, make_context):

@@ -236,8 +236,8 @@ async def test_a_file_that_became_shorter_before_its_first_byte_is_changed(serve
     source.write_bytes(b"content")
 
     class Shrinking(Root):
-        def open_file(self, path):
-            file = super().open_file(path)
+        def open_file(self, path, cached=False):
+            file = super().open_file(path, cached)
             os.truncate(source, 1)
             return file
 

@@ -12,11 +12,22 @@ from .progress import ProgressBars
 from .session import Outcome, TransferSettings, by_server, own_name, transferring
 
 
-async def get(urls: list[str], output: str | None, recursive: bool, settings: TransferSettings) -> ExitCode:
-    """Fetch what the URLs name. CommandError when some of it failed, and the client's errors."""
+async def get(
+    urls: list[str],
+    output: str | None,
+    recursive: bool,
+    part: tuple[int | None, int | None],
+    settings: TransferSettings,
+) -> ExitCode:
+    """Fetch what the URLs name; ``part`` (offset and length in bytes) is for standard output only.
+
+    CommandError when some of it failed, and the client's errors.
+    """
     groups = by_server(urls)
     if output == "-":
         _check_standard_output(recursive, settings)
+    elif part != (None, None):
+        raise CommandError("--offset and --length need -o -: redirect the output", ExitCode.USAGE)
     outcome = Outcome("fetched")
     for group in groups:
         paths = [address.path for address in group]
@@ -24,7 +35,9 @@ async def get(urls: list[str], output: str | None, recursive: bool, settings: Tr
             if output == "-":
                 for path in paths:
                     outcome.files += 1
-                    outcome.nbytes += await client.fetch_to(path, sys.stdout.fileno(), progress=progress)
+                    outcome.nbytes += await client.fetch_to(
+                        path, sys.stdout.fileno(), part[0] or 0, part[1], progress=progress
+                    )
             elif recursive:
                 for path in paths:
                     await _get_tree(
@@ -37,7 +50,12 @@ async def get(urls: list[str], output: str | None, recursive: bool, settings: Tr
 
 
 def _check_standard_output(recursive: bool, settings: TransferSettings) -> None:
-    unsuitable = {"-r": recursive, "--json": settings.as_json, "--verify": settings.verify}
+    unsuitable = {
+        "-r": recursive,
+        "--json": settings.as_json,
+        "--verify": settings.verify,
+        "--stable": settings.stable,
+    }
     for option, given in unsuitable.items():
         if given:
             raise CommandError(f"-o - and {option} do not go together: name a file with -o", ExitCode.USAGE)
@@ -72,7 +90,12 @@ async def _get_files(
     async def fetch(path: str, target: Path) -> None:
         async with limiter:
             done = await client.fetch(
-                path, target, verify=settings.verify, restart=settings.restart, progress=progress
+                path,
+                target,
+                verify=settings.verify,
+                restart=settings.restart,
+                stable=settings.stable,
+                progress=progress,
             )
             outcome.add(done)
 

@@ -1,21 +1,27 @@
 """``zcserver put`` and ``zcserver sync``: local files to a server, and one side made like the other."""
 
 import os
+import sys
 from pathlib import Path
+from typing import Final
 
 import anyio
 
-from zcserver.client import Client, Progress, is_url, parse_url
+from zcserver.client import Address, Client, Progress, is_url, parse_url
 from zcserver.file_protocol import escape
 
 from .exits import CommandError, ExitCode, printable
 from .session import WOULD_BE, Outcome, TransferSettings, transferring
+
+_STDIN: Final = "-"
 
 
 async def put(sources: list[str], url: str, recursive: bool, settings: TransferSettings) -> ExitCode:
     """Send files, or directories with ``recursive``. CommandError when some of it failed."""
     address = parse_url(url)
     outcome = Outcome("sent")
+    if sources == [_STDIN]:
+        return await _put_standard_input(address, outcome, settings)
     targets = [(Path(source), _target(source, address.path, len(sources) > 1)) for source in sources]
     async with transferring(address, settings) as (client, progress):
         if recursive:
@@ -24,6 +30,17 @@ async def put(sources: list[str], url: str, recursive: bool, settings: TransferS
                     outcome.add_tree(await client.put_tree(source, path, **settings.of_trees(progress)))
         files = [(source, path) for source, path in targets if not (recursive and source.is_dir())]
         await _put_files(client, files, outcome, settings, progress)
+    return outcome.finish(settings)
+
+
+async def _put_standard_input(address: Address, outcome: Outcome, settings: TransferSettings) -> ExitCode:
+    path = address.path
+    if path.endswith("/"):
+        raise CommandError("standard input has no name of its own: add one to the URL", ExitCode.USAGE)
+    if settings.verify:
+        raise CommandError("the checksum of standard input is not known before it is sent", ExitCode.USAGE)
+    async with transferring(address, settings) as (client, progress):
+        outcome.add(await client.put(sys.stdin.fileno(), path, progress=progress))
     return outcome.finish(settings)
 
 

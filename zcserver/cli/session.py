@@ -31,6 +31,7 @@ class TransferSettings:
     exclude: tuple[str, ...] = ()
     verify: bool = False
     restart: bool = False
+    stable: bool = False
     limit_rate: int = 0
     quiet: bool = False
     as_json: bool = False
@@ -44,6 +45,7 @@ class TransferSettings:
             "exclude": self.exclude,
             "verify": self.verify,
             "restart": self.restart,
+            "stable": self.stable,
             "progress": progress,
         }
 
@@ -57,6 +59,7 @@ class Outcome:
     files: int = 0
     nbytes: int = 0
     resumed: int = 0
+    changed: int = 0
     report: TreeReport | None = None
     details: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[str, TransferError | OSError]] = field(default_factory=list)
@@ -70,11 +73,15 @@ class Outcome:
             detail["local"] = os.fsencode(done.target).decode("utf-8", "backslashreplace")
         if done.digest:
             detail["sha256"] = done.digest
+        if done.changed:
+            self.changed += 1
+            detail["changed"] = True
         self.details.append(detail)
 
     def add_tree(self, report: TreeReport) -> None:
         self.files += report.files
         self.nbytes += report.nbytes
+        self.changed += len(report.changed)
         self.failures += report.failures
         self.details += [{"path": _encodable(path)} for path in report.transferred]
         if self.report is None:
@@ -110,6 +117,7 @@ class Outcome:
             "files": self.files,
             "bytes": self.nbytes,
             "resumed": self.resumed,
+            "changed": self.changed,
             "seconds": round(seconds, 6),
             "unchanged": report.unchanged,
             "removed": report.removed,
@@ -133,6 +141,8 @@ class Outcome:
             words.append(f"{amount(self.resumed)} were here already")
         if verified and self.files:
             words.append("verified by SHA-256")
+        if self.changed:
+            words.append(f"{_count(self.changed, 'file')} written to meanwhile")
         if self.report is not None:
             if self.report.unchanged:
                 words.append(f"{self.report.unchanged} unchanged")

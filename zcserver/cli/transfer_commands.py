@@ -18,6 +18,7 @@ from .options import (
     UrlsArgument,
     VerifyOption,
     lanes_of,
+    parse_size,
 )
 from .session import TransferSettings
 
@@ -47,6 +48,18 @@ def _get(
     exclude: ExcludeOption = None,
     verify: VerifyOption = False,
     restart: RestartOption = False,
+    stable: Annotated[
+        bool,
+        typer.Option("--stable", help="For files being written to: the server hashes what it sends."),
+    ] = False,
+    offset: Annotated[
+        int | None,
+        typer.Option("--offset", parser=parse_size, metavar="SIZE", help="With -o -: begin there."),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", parser=parse_size, metavar="SIZE", help="With -o -: at most so many bytes."),
+    ] = None,
     limit_rate: LimitRateOption = "0",  # type: ignore[assignment]  # typer parses defaults, too
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -56,7 +69,8 @@ def _get(
 
     A file gets its name when it is complete. Until then it is .NAME.zcpart, from which the next try goes
     on; if the file on the server has changed since, that is refused until you say --restart. The server
-    vouches that it sent one state of the file; --verify compares checksums on top of that.
+    vouches that it sent one state of the file; --verify compares checksums on top of that. A file that is
+    written to all the time has no such state: --stable fetches it all the same, from the beginning.
 
     Times are kept. Symbolic links and special files in directories are left out. In a GLOB, * and ? stay
     within a name, ** crosses folders; without a slash it is for names in any folder.
@@ -67,6 +81,7 @@ def _get(
       zcserver get zc://127.0.0.1/big.bin -o /mnt/copy.bin --verify
       zcserver get -r zc://storage:7000/runs -o runs --exclude '*.tmp'
       zcserver get zc://storage/log.zst -o - | zstd -d | less
+      zcserver get zc://storage/disk.img -o - --offset 1M --length 512 | xxd
     """
     from .get import get
 
@@ -76,16 +91,19 @@ def _get(
         tuple(exclude or ()),
         verify,
         restart,
+        stable,
         limit_rate,
         quiet,
         as_json,
         lanes_of(lanes),
     )
-    raise typer.Exit(run(get, urls, output, recursive, settings))
+    raise typer.Exit(run(get, urls, output, recursive, (offset, length), settings))
 
 
 def _put(
-    sources: Annotated[list[str], typer.Argument(metavar="PATH", help="Local files, or directories.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Local files, or directories; '-': stdin.")
+    ],
     url: UrlArgument,
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")
@@ -107,6 +125,7 @@ def _put(
     \b
     Examples:
       zcserver put big.bin zc://storage/
+      tar c data | zcserver put - zc://storage/data.tar
       zcserver put report.pdf zc://storage/2025/final.pdf
       zcserver put -r photos zc://storage/photos --exclude .git
     """

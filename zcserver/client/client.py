@@ -17,7 +17,7 @@ from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, REMOVE, RENAME, STA
 from zcserver.pace import Pace
 
 from .address import Address, parse_url
-from .download import BATCH, Download, Intake, beginning_of, bytes_of, pour, write_all
+from .download import BATCH, Download, beginning_of, bytes_of, expect_end, fill, pour, write_all
 from .progress import SILENT, Progress, Transferred, TreeReport
 from .remote_file import RemoteFile
 from .request import ask, number, reply_of, request, text
@@ -25,7 +25,7 @@ from .selection import Selection
 from .tree import TreeOptions
 from .tree_download import TreeDownload
 from .tree_upload import TreeUpload
-from .upload import upload
+from .upload import upload, upload_from
 
 _decode_page: Final = msgspec.json.Decoder(Page).decode
 _in_thread = anyio.to_thread.run_sync
@@ -115,6 +115,7 @@ class Client:
         *,
         verify: bool = False,
         restart: bool = False,
+        stable: bool = False,
         progress: Progress = SILENT,
     ) -> Transferred:
         """Fetch one file. It appears as ``target`` when it is complete and right, or not at all.
@@ -122,10 +123,21 @@ class Client:
         What an earlier try left beside ``target`` is continued, if the file is still the same: else
         ChangedError, unless ``restart`` begins anew. ``verify`` compares its SHA-256 with the server's,
         which reads the file once more for that; without it, the server's word is that it sent one state of
-        the file. Raises VerificationError when length, digest or identity are not as announced.
+        the file. ``stable`` is for files that somebody writes to: the server copies and hashes what it sends,
+        which may then be a mixture of states, from the beginning. Raises VerificationError when length,
+        digest or identity are not as announced.
         """
-        partial, beginning = await _in_thread(beginning_of, target, verify, restart)
-        download = Download(self.connection, self._pace, path, partial, beginning, verify, progress)
+        partial, beginning = await _in_thread(beginning_of, target, verify or stable, restart or stable)
+        download = Download(
+            self.connection,
+            self._pace,
+            path,
+            partial,
+            beginning,
+            verify and not stable,
+            progress,
+            stable=stable,
+        )
         return await download.run(expected=False)
 
     async def fetch_to(
@@ -144,9 +156,10 @@ class Client:
         return due
 
     async def read_into(self, path: str, memory: Any, offset: int = 0) -> int:
-        """Read from ``offset`` on into ``memory``: bytearray, numpy array, mmap. Return the bytes.
+        """Read from ``offset`` on straight into ``memory``: bytearray, numpy array, mmap. Return the bytes.
 
-        Fewer than fit when the file ends before. ``memory`` must not be touched meanwhile.
+        Fewer than fit when the file ends before. ``memory`` must not be touched meanwhile; when this raises,
+        any part of it may have been overwritten. MisuseError for memory that is read-only or in pieces.
         """
         sink = bytes_of(memory)
         length = len(sink)
@@ -154,9 +167,8 @@ class Client:
             due = number(await reply_of(stream), "length")
             if due > length:
                 raise TransferError(f"the server sends {due} bytes of {path} where {length} were asked for")
-            async with contextlib.aclosing(Intake(stream)) as intake:
-                filled = await intake.fill(sink[:due])
-                await intake.expect_end()
+            filled = await fill(stream, sink[:due])
+            await expect_end(stream)
         if filled != due:
             raise TransferError(f"{path}: {filled} bytes came, {due} were announced: fetch it again")
         return filled
@@ -214,13 +226,28 @@ class Client:
         verify: bool = False,
         progress: Progress = SILENT,
     ) -> Transferred:
-        """Send a local file (its path) or memory (bytes, array) as ``path``; it appears there whole.
+        """Send a local file (its path), memory (bytes, array) or what a descriptor gives until its end.
+
+        It appears whole, as ``path``.
 
         When this returns, the server has it on disk. It gets the modification time of the local file, or
         ``mtime_ns``. ``create``: refused if there is one; ``validator``: refused unless the one there still
         has it. ``verify``: the server compares the SHA-256 before it takes the file. ChangedError when the
         local file changes meanwhile.
         """
+        if isinstance(source, int):
+            if verify:
+                raise MisuseError("the SHA-256 of what a descriptor gives is not known before it is sent")
+            return await upload_from(
+                self.connection,
+                self._pace,
+                source,
+                path,
+                mtime_ns=mtime_ns,
+                create=create,
+                validator=validator,
+                progress=progress,
+            )
         return await upload(
             self.connection,
             self._pace,
@@ -278,7 +305,7 @@ class Client:
 
         ``jobs``              how many files are under way at once
         ``include, exclude``  patterns, see :class:`Selection`
-        ``verify, restart``   as for :meth:`fetch`
+        ``verify, restart, stable``   as for :meth:`fetch`
         ``progress``          a :class:`Progress`
         """
         chosen = _options({**options, "update": True, "delete": delete, "dry_run": dry_run})

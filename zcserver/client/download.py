@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from zcserver.connection import Connection
 from zcserver.context import MIB
@@ -22,16 +23,30 @@ from zcserver_protocol.errors import ErrorCode
 from .partial import Beginning, Origin, PartialFile
 from .progress import ChangedError, Progress, Transferred, VerificationError
 from .request import number, reply_of, request, text
+from .storing import Storing
 
 BATCH: Final = 2 * MIB  # written per thread hop, which costs 0.1 ms; more would leave the processor's cache
 _BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
+_TRAILER_MOST: Final = 4096
 _EARLIEST: Final = -(2**63)
 _in_thread = anyio.to_thread.run_sync
 Write = Callable[[list[memoryview]], None]
 
 
+class _Trailer(msgspec.Struct):
+    """What comes behind the bytes of a stable GET."""
+
+    algorithm: str
+    digest: str
+    changed: bool
+
+
 class Download:
-    """One file on its way to disk. ``partial`` has been asked what an earlier try left: ``beginning``."""
+    """One file on its way to disk. ``partial`` has been asked what an earlier try left: ``beginning``.
+
+    Downloads that run side by side share their ``storing``. ``stable``: the server tells the digest of what
+    it sends, which ``partial`` must compute, too; there is no ``beginning`` then.
+    """
 
     def __init__(
         self,
@@ -42,7 +57,11 @@ class Download:
         beginning: Beginning | None,
         verify: bool,
         progress: Progress,
+        storing: Storing | None = None,
+        stable: bool = False,
     ) -> None:
+        self._stable = stable
+        self._storing = storing or Storing()
         self._connection = connection
         self._pace = pace
         self._path = path
@@ -67,7 +86,9 @@ class Download:
                 self._progress.expect(1, origin.size)
             self._progress.started(self._path, origin.size, have)
             try:
-                await self._land(get, origin, have, hashed, number(reply, "mtime_ns", least=_EARLIEST))
+                changed = await self._land(
+                    get, origin, have, hashed, number(reply, "mtime_ns", least=_EARLIEST)
+                )
             except BaseException as error:
                 self._progress.failed(self._path)
                 with anyio.CancelScope(shield=True):
@@ -75,11 +96,12 @@ class Download:
                 raise
         self._progress.finished(self._path)
         seconds = time.monotonic() - begin
-        return Transferred(self._path, self._partial.target, origin.size, have, seconds, self._partial.digest)
+        partial = self._partial
+        return Transferred(self._path, partial.target, origin.size, have, seconds, partial.digest, changed)
 
     def _request(self, have: int) -> contextlib.AbstractAsyncContextManager[Stream]:
         if self._beginning is None:
-            return request(self._connection, GET, self._path)
+            return request(self._connection, GET, self._path, stable=self._stable or None)
         validator = self._beginning.origin.validator
         return request(self._connection, GET, self._path, offset=have, validator=validator)
 
@@ -98,8 +120,11 @@ class Download:
 
     async def _land(
         self, get: Stream, origin: Origin, have: int, hashed: Stream | None, mtime_ns: int
-    ) -> None:
+    ) -> bool:
+        """The bytes under their final name; whether the file was changed meanwhile (only if ``stable``)."""
         partial = self._partial
+        if self._stable:
+            return await self._land_stable(get, origin, mtime_ns)
         if have or origin.size > BATCH or self._pace.limits:
             await _in_thread(partial.open, origin, have)
             await pour(get, origin.size - have, partial.write, self._pace, self._moved)
@@ -107,13 +132,30 @@ class Download:
             pieces: list[memoryview] = []
             await pour(get, origin.size, pieces.extend, self._pace, self._moved, threaded=False)
             if hashed is None:
-                await _in_thread(partial.store, pieces, mtime_ns)
-                return
+                await self._storing.store(partial, pieces, mtime_ns)
+                return False
             await _in_thread(partial.open, None)
             await _in_thread(partial.write, pieces)
         if hashed is not None:
             self._compare(origin, await reply_of(hashed))
         await _in_thread(partial.commit, mtime_ns)
+        return False
+
+    async def _land_stable(self, get: Stream, origin: Origin, mtime_ns: int) -> bool:
+        partial = self._partial
+        await _in_thread(partial.open, None)
+        trailer = bytearray()
+        await pour(get, origin.size, partial.write, self._pace, self._moved, trailer=trailer)
+        try:
+            told = msgspec.json.decode(trailer, type=_Trailer)
+        except msgspec.DecodeError:
+            raise VerificationError(
+                f"{self._path}: no digest came behind the bytes: fetch it again"
+            ) from None
+        if (told.algorithm, told.digest) != (ALGORITHM, partial.digest):
+            raise self._mismatch()
+        await _in_thread(partial.commit, mtime_ns)
+        return told.changed
 
     def _moved(self, nbytes: int) -> None:
         self._progress.moved(self._path, nbytes)
@@ -124,9 +166,12 @@ class Download:
                 f"{self._path} was changed on the server between sending and hashing: fetch it again"
             )
         if text(reply, "algorithm") != ALGORITHM or text(reply, "digest") != self._partial.digest:
-            raise VerificationError(
-                f"{self._path}: the SHA-256 of what arrived is not the server's: fetch it again"
-            )
+            raise self._mismatch()
+
+    def _mismatch(self) -> VerificationError:
+        return VerificationError(
+            f"{self._path}: the SHA-256 of what arrived is not the server's: fetch it again"
+        )
 
 
 def _worthless(error: BaseException) -> bool:
@@ -143,11 +188,12 @@ async def pour(
     pace: Pace,
     moved: Callable[[int], object],
     threaded: bool = True,
+    trailer: bytearray | None = None,
 ) -> None:
     """Hand on what arrives, a batch per thread hop; the connection goes on receiving meanwhile.
 
     Returns after the stream's end, which vouches for the bytes. VerificationError unless there were
-    exactly ``size``.
+    exactly ``size``; what comes behind them goes to the ``trailer`` if there is one.
     """
     batch: list[memoryview] = []
     batched = arrived = 0
@@ -155,6 +201,11 @@ async def pour(
     chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
     async with contextlib.aclosing(chunks):
         async for piece in chunks:
+            if trailer is not None and len(piece) > size - arrived:
+                trailer += piece[size - arrived :]
+                piece = piece[: size - arrived]
+                if len(trailer) > _TRAILER_MOST:
+                    break
             batch.append(piece)
             batched += len(piece)
             arrived += len(piece)
@@ -188,42 +239,21 @@ def bytes_of(memory: Any) -> memoryview:
         raise MisuseError(f"cannot read into {type(memory).__name__}: {error}") from None
 
 
-class Intake:
-    """A stream's bytes, piece after piece, into memory that the caller gives.
+async def fill(stream: Stream, sink: memoryview) -> int:
+    """Land the stream's next bytes in ``sink``, whatever the messages; fewer only when the stream ends."""
+    filled = 0
+    while filled < len(sink):
+        try:
+            filled += await stream.receive_into(sink[filled:])
+        except anyio.EndOfStream:
+            break
+    return filled
 
-    Each piece is copied into place: ``Stream.receive_into``, which would land the bytes there at once, can
-    swap them when it is called while a frame is arriving. Call ``aclose`` at the end.
-    """
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
-        self._rest = memoryview(b"")
-
-    async def fill(self, sink: memoryview) -> int:
-        """Fill ``sink`` unless the stream ends before; return how many bytes came."""
-        filled = 0
-        while filled < len(sink):
-            if not len(self._rest):
-                try:
-                    self._rest = await anext(self._chunks)
-                except StopAsyncIteration:
-                    break
-            count = min(len(self._rest), len(sink) - filled)
-            sink[filled : filled + count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            filled += count
-        return filled
-
-    async def aclose(self) -> None:
-        await self._chunks.aclose()
-
-    async def expect_end(self) -> None:
-        """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
-        if await self.fill(memoryview(bytearray(1))):
-            raise VerificationError(
-                f"{self._stream.path}: more bytes came than were announced: fetch it again"
-            )
+async def expect_end(stream: Stream) -> None:
+    """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
+    if await fill(stream, memoryview(bytearray(1))):
+        raise VerificationError(f"{stream.path}: more bytes came than were announced: fetch it again")
 
 
 def write_all(fd: int) -> Write:

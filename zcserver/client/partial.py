@@ -66,73 +66,77 @@ class PartialFile:
 
     def find(self) -> Beginning | None:
         """What an earlier try left. Refuses what a rename would destroy: directory, device, FIFO."""
-        # Through symbolic links, so that a link stays and what it names is replaced.
-        self.target = target = Path(os.path.realpath(self.target))
-        with contextlib.suppress(FileNotFoundError):
-            mode = os.stat(target).st_mode
-            if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-            if not stat.S_ISREG(mode):
-                raise FileExistsError(errno.EEXIST, "exists and is no regular file", str(target))
-        short = _shortened(target.name)
-        self._data = target.with_name(f".{short}{DATA}")
-        self._record = target.with_name(f".{short}{RECORD}")
+        # Through a symbolic link, so that it stays and what it names is replaced.
+        self.target = target = self.target.absolute()
+        self._mode = 0o666
+        with self._naming_target(), contextlib.suppress(FileNotFoundError):
+            status = os.lstat(target)
+            if stat.S_ISLNK(status.st_mode):
+                self.target = target = Path(os.path.realpath(target))
+                status = os.stat(target)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(status.st_mode):
+                raise FileExistsError(errno.EEXIST, "exists and is no regular file")
+            # A replaced file's successor is not readable by more people than it was.
+            self._mode &= status.st_mode
+        folder, name = os.path.split(target)
+        short = _shortened(name)
+        self._data = f"{folder}/.{short}{DATA}"
+        self._record = f"{folder}/.{short}{RECORD}"
         with self._naming_target(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             origin = self._read_record()
-            nbytes = os.lstat(self._data).st_size
+            nbytes = os.lstat(self._data).st_size if origin is not None else 0
             if origin is not None and 0 < nbytes <= origin.size:
                 return Beginning(origin, nbytes)
         return None
 
     def _read_record(self) -> Origin | None:
         try:
-            return msgspec.json.decode(self._record.read_bytes(), type=Origin)
+            with open(self._record, "rb") as file:
+                return msgspec.json.decode(file.read(), type=Origin)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
     def open(self, origin: Origin | None, offset: int = 0) -> None:
         """Begin to write at ``offset``. ``origin`` None: not worth resuming, so nothing is recorded."""
         with self._naming_target():
-            self._fd = self._opened()
+            self._fd, size = self._opened()
             if offset:
-                if self._read_record() != origin or os.fstat(self._fd).st_size < offset:
+                if self._read_record() != origin or size < offset:
                     raise OSError(errno.ESTALE, "another download has touched it: fetch it again")
                 os.ftruncate(self._fd, offset)
             else:
                 # In this order: bytes of one file must never stand beside the record of another.
-                os.ftruncate(self._fd, 0)
-                self._record.unlink(missing_ok=True)
+                if size:
+                    os.ftruncate(self._fd, 0)
+                _remove(self._record)
                 if origin is not None:
-                    self._record.write_bytes(msgspec.json.encode(origin))
+                    with open(self._record, "wb") as file:
+                        file.write(msgspec.json.encode(origin))
             self._recorded = origin is not None
             if self._hasher is not None:
                 self._hash_beginning(offset)
             self.written = offset
 
-    def _opened(self) -> int:
-        """The data file, held exclusively: two downloads to one target must not mix."""
+    def _opened(self) -> tuple[int, int]:
+        """The data file and its size, held exclusively: two downloads to one target must not mix."""
         while True:
-            fd = os.open(self._data, _OPEN, self._mode())
+            fd = os.open(self._data, _OPEN, self._mode)
             try:
+                self._lock(fd)
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                    raise FileExistsError(errno.EEXIST, f"{self._data.name} is in the way: remove it")
-                self._lock(fd)
+                    name = os.path.basename(self._data)
+                    raise FileExistsError(errno.EEXIST, f"{name} is in the way: remove it")
                 # The one who held the lock may have given the file its final name meanwhile.
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(fd), os.lstat(self._data)):
-                        return fd
+                    if os.path.samestat(status, os.lstat(self._data)):
+                        return fd, status.st_size
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
-
-    def _mode(self) -> int:
-        """A replaced file's successor is not readable by more people than it was."""
-        try:
-            return 0o666 & os.stat(self.target).st_mode
-        except FileNotFoundError:
-            return 0o666
 
     def _lock(self, fd: int) -> None:
         try:
@@ -172,7 +176,7 @@ class PartialFile:
             os.replace(self._data, self.target)
             self._close()
             if self._recorded:
-                self._record.unlink(missing_ok=True)
+                _remove(self._record)
 
     def store(self, pieces: list[memoryview], mtime_ns: int) -> None:
         """The whole of a small file at once."""
@@ -189,8 +193,8 @@ class PartialFile:
     def discard(self) -> None:
         """Remove what is there. Harmless after ``commit``."""
         if self._fd >= 0:
-            self._data.unlink(missing_ok=True)
-            self._record.unlink(missing_ok=True)
+            _remove(self._data)
+            _remove(self._record)
         self._close()
 
     def _close(self) -> None:
@@ -217,6 +221,11 @@ def _shortened(name: str) -> str:
     if len(raw) <= _NAME_BYTES:
         return name
     return os.fsdecode(raw[:_NAME_BYTES]) + "." + hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _after(pieces: list[memoryview], count: int) -> list[memoryview]:

@@ -41,7 +41,7 @@ class Transferred:
     """One file that is complete. ``path`` is the server's name, ``target`` the local one.
 
     ``nbytes`` is the file's size, of which the first ``resumed`` were here before; ``digest`` is its SHA-256
-    in hexadecimal, empty if nobody asked for it.
+    in hexadecimal, empty if nobody asked for it. ``changed``: it was stable, and somebody wrote to the file.
     """
 
     path: str
@@ -50,6 +50,7 @@ class Transferred:
     resumed: int
     seconds: float
     digest: str
+    changed: bool = False
 
 
 @dataclass(slots=True)
@@ -58,7 +59,8 @@ class TreeReport:
 
     ``files`` and ``nbytes`` count what was transferred, ``unchanged`` files that were skipped for having
     the same size and time, ``removed`` entries deleted. ``skipped`` names symbolic links and special files,
-    ``transferred`` and ``deleted`` what was done (or, for a dry run, would be).
+    ``transferred`` and ``deleted`` what was done (or, for a dry run, would be), ``changed`` those of the
+    transferred to which somebody wrote meanwhile (with ``stable``).
     """
 
     files: int = 0
@@ -68,4 +70,5 @@ class TreeReport:
     skipped: list[str] = field(default_factory=list)
     transferred: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     failures: list[tuple[str, TransferError | OSError]] = field(default_factory=list)

@@ -11,8 +11,9 @@ import anyio
 from zcserver.connection import Connection
 from zcserver.errors import MisuseError
 from zcserver.file_protocol import GET, STAT
+from zcserver.stream import Stream
 
-from .download import Intake, bytes_of
+from .download import bytes_of, expect_end, fill
 from .progress import VerificationError
 from .request import ask, number, reply_of, request, text
 
@@ -34,7 +35,7 @@ class RemoteFile:
         self._position = 0
         self._until = 0  # where the running stream ends
         self._sought = False
-        self._intake: Intake | None = None
+        self._stream: Stream | None = None
         self._closing = contextlib.AsyncExitStack()
         self.size = self.mtime_ns = 0
         self.validator = ""
@@ -72,16 +73,16 @@ class RemoteFile:
         wanted = min(len(sink), max(0, self.size - self._position))
         if not wanted:
             return 0
-        intake = await self._intake_for(wanted)
         try:
-            count = await intake.fill(sink[:wanted])
+            stream = await self._stream_for(wanted)
+            count = await fill(stream, sink[:wanted])
             if count != wanted:
                 raise VerificationError(
                     f"{self._path}: {count} bytes came, {wanted} were due: fetch it again"
                 )
             self._position += count
             if self._position == self._until:
-                await intake.expect_end()
+                await expect_end(stream)
                 await self._drop()
         except BaseException:
             await self._drop()  # a part of them has gone
@@ -99,9 +100,9 @@ class RemoteFile:
         while chunk := await self.read(_CHUNK):
             yield chunk
 
-    async def _intake_for(self, wanted: int) -> Intake:
+    async def _stream_for(self, wanted: int) -> Stream:
         """The running stream, or a new one from here: to the end, or after a seek for these bytes only."""
-        if self._intake is None:
+        if self._stream is None:
             left = self.size - self._position
             length = wanted if self._sought else left
             self._sought = False
@@ -117,11 +118,11 @@ class RemoteFile:
                 )
             )
             await reply_of(stream)
-            self._intake = await self._closing.enter_async_context(contextlib.aclosing(Intake(stream)))
-        return self._intake
+            self._stream = stream
+        return self._stream
 
     async def _drop(self) -> None:
-        self._intake = None
+        self._stream = None
         with anyio.CancelScope(shield=True):
             await self._closing.aclose()
         self._closing = contextlib.AsyncExitStack()

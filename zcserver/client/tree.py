@@ -35,6 +35,7 @@ class TreeOptions:
     dry_run: bool = False
     verify: bool = False
     restart: bool = False
+    stable: bool = False
     progress: Progress = SILENT
 
 

@@ -19,6 +19,7 @@ from .download import Download, beginning_of
 from .local_tree import differs, status_of, walk
 from .partial import Beginning, PartialFile, is_temporary
 from .progress import TreeReport
+from .storing import Storing
 from .tree import TreeOptions, local_path, noting, workers
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class TreeDownload:
         self._target = target
         self._options = options
         self._report = TreeReport()
+        self._storing = Storing()
         self._scope = anyio.CancelScope()
         self._folders: list[tuple[Path, int]] = []
         self._listed: set[str] = set()  # with ``delete``: what may stay
@@ -82,10 +84,13 @@ class TreeDownload:
                     job.name,
                     job.partial,
                     job.beginning,
-                    options.verify,
+                    options.verify and not options.stable,
                     options.progress,
+                    self._storing,
+                    options.stable,
                 )
-                await download.run(expected=True)
+                if (await download.run(expected=True)).changed:
+                    report.changed.append(job.name)
             report.files += 1
             report.nbytes += job.size
             report.transferred.append(job.name)
@@ -135,7 +140,9 @@ class TreeDownload:
                 target.parent.mkdir(parents=True, exist_ok=True)
             if options.delete and target.is_dir() and not target.is_symlink():
                 self._remove(target)
-            partial, beginning = beginning_of(target, options.verify, options.restart)
+            partial, beginning = beginning_of(
+                target, options.verify or options.stable, options.restart or options.stable
+            )
             if beginning is not None and beginning.origin.validator != entry.validator and options.update:
                 beginning = None  # a sync wants the newest state, not the rest of an older one
             yield _Job(name, entry.size, partial, beginning)

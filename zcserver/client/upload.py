@@ -18,6 +18,7 @@ from zcserver.context import MIB
 from zcserver.errors import MisuseError, TransferError
 from zcserver.file_protocol import ALGORITHM, PUT, validator_of
 from zcserver.pace import Pace
+from zcserver.sending.completion import Completion
 from zcserver.stream import Stream
 from zcserver_protocol.errors import ErrorCode
 
@@ -66,7 +67,7 @@ class _Source:
             position += count
         return hasher.hexdigest()
 
-    async def send(self, stream: Stream, position: int, nbytes: int) -> Any:
+    async def send(self, stream: Stream, position: int, nbytes: int) -> Completion:
         if self._fd < 0:
             return await stream.send(self._memory[position : position + nbytes])
         try:
@@ -131,28 +132,84 @@ async def _send(
 ) -> None:
     """The bytes, a look whether they still are the file's, the end; then the server's word for it."""
     piece = _PIECE_LEAST
-    while True:  # at least one message: there must be one to commit
-        nbytes = min(piece, pace.piece, file.size - position)
-        began = anyio.current_time()
-        # One message at a time: behind one that was read by a thread, a second queued file message is
-        # forgotten by the sender. The pause of a round trip is short beside a piece.
-        await (await file.send(stream, position, nbytes))
-        progress.moved(path, nbytes)
+    left = file.size - position
+    under_way: tuple[Completion, int] | None = None
+    began = anyio.current_time()
+    while under_way is None or left:  # at least one message: there must be one to commit
+        nbytes = min(piece, pace.piece, left)
+        completion = await file.send(stream, position, nbytes)
+        if under_way is not None:  # the next piece is queued: the socket need not wait for us
+            await _gone(under_way, path, progress)
+            now = anyio.current_time()
+            piece = min(2 * piece, _PIECE_MOST) if now - began < _SECONDS else max(piece // 2, _PIECE_LEAST)
+            began = now
+        under_way = completion, nbytes
         position += nbytes
-        if position >= file.size:
-            break
-        seconds = anyio.current_time() - began
-        piece = min(2 * piece, _PIECE_MOST) if seconds < _SECONDS else max(piece // 2, _PIECE_LEAST)
-        await pace.spend(nbytes)
+        left -= nbytes
+        if left:
+            await pace.spend(nbytes)
+    await _gone(under_way, path, progress)
     try:
         file.check()
     except ChangedError as error:
         stream.reset(ErrorCode.CHANGED, str(error))
         raise
+    await _commit(stream, path)
+
+
+async def upload_from(
+    connection: Connection,
+    pace: Pace,
+    fd: int,
+    path: str,
+    *,
+    mtime_ns: int | None,
+    create: bool,
+    validator: str | None,
+    progress: Progress,
+) -> Transferred:
+    """Send what an open descriptor gives until its end as the file ``path``. See :meth:`Client.put`."""
+    begin = time.monotonic()
+    progress.expect(1, 0)
+    async with opened(
+        connection, PUT, path, size=-1, mtime_ns=mtime_ns, create=create or None, validator=validator
+    ) as stream:
+        await reply_of(stream)
+        progress.started(path, 0, 0)
+        nbytes = 0
+        with _telling_failure(progress, path):
+            while (data := await _read(fd)) or not nbytes:  # nothing at all is an empty message
+                await stream.send(data)
+                if not data:
+                    break
+                nbytes += len(data)
+                progress.moved(path, len(data))
+                await pace.spend(len(data))
+            await _commit(stream, path)
+    progress.finished(path)
+    return Transferred(path, None, nbytes, 0, time.monotonic() - begin, "")
+
+
+async def _read(fd: int) -> bytes:
+    """Some bytes, none at the end. Waits where it can be cancelled."""
+    try:
+        await anyio.wait_readable(fd)
+    except PermissionError:  # epoll knows nothing of files and /dev/null, which never let one wait for long
+        return await _in_thread(os.read, fd, MIB)
+    return os.read(fd, MIB)
+
+
+async def _commit(stream: Stream, path: str) -> None:
     await stream.end()
     await finished(stream)
     if stream.committed < 1:
         raise TransferError(f"the server ended the upload of {path} without committing it: send it again")
+
+
+async def _gone(piece: tuple[Completion, int], path: str, progress: Progress) -> None:
+    completion, nbytes = piece
+    await completion
+    progress.moved(path, nbytes)
 
 
 @contextlib.contextmanager

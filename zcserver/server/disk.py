@@ -11,8 +11,12 @@ _RENAME_NOREPLACE: Final = 1  # include/uapi/linux/fs.h
 _UNSUPPORTED: Final = {errno.EINVAL, errno.ENOSYS, errno.EPERM}
 
 _ffi: Final = cffi.FFI()
-_ffi.cdef("int renameat2(int source, const char *old, int target, const char *new, unsigned int flags);")
+_ffi.cdef(
+    "int renameat2(int source, const char *old, int target, const char *new, unsigned int flags);"
+    "int fstatfs(int fd, long *buffer);"
+)
 _libc: Final[Any] = _ffi.dlopen(None)
+_fstatfs: Final[Any] = _libc.fstatfs
 
 
 class Disk:
@@ -78,3 +82,9 @@ def status_of(name: bytes, directory: int) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def file_system_of(fd: int) -> int:
+    """The magic number of the file system on which an open file or directory is (statfs(2)), 0 if unknown."""
+    buffer = _ffi.new("long[64]")  # struct statfs, of 120 bytes or less, begins with it
+    return int(buffer[0]) if _fstatfs(fd, buffer) == 0 else 0

@@ -26,6 +26,7 @@ from zcserver.kernel.calls import (
 )
 from zcserver_protocol.errors import ErrorCode
 
+from .disk import file_system_of
 from .refusals import missing, not_a_directory, not_a_file, refusals, shown
 
 # O_NONBLOCK: opening a FIFO does not wait for a writer. O_NOCTTY: a terminal does not become ours.
@@ -39,7 +40,18 @@ _CALL_MISSING: Final = {errno.ENOSYS, errno.EPERM}
 _RACES: Final = 8
 _STAGING: Final = os.fsencode(STAGING)
 
+# include/uapi/linux/openat2.h
+_RESOLVE_NO_XDEV: Final = 0x01
+_RESOLVE_CACHED: Final = 0x20  # since Linux 5.12
+# File systems that have what they open and stat in memory once the name is cached (statfs(2), Linux magic.h):
+# ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs. Others, on a network above all, may ask somebody.
+_LOCAL: Final = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630}
+
 LinkPolicy = Literal["follow", "refuse"]
+
+
+class NotCachedError(Exception):
+    """The answer may have to wait for the disk: ask again in a thread."""
 
 
 class OpenFile:
@@ -55,12 +67,28 @@ class OpenFile:
         self._root = root
         self._relative = relative
 
-    def unchanged(self) -> bool:
-        """Whether it still is what it was when it was opened, and what its path names."""
+    def read(self, offset: int, nbytes: int, cached: bool = False) -> bytes:
+        """So many bytes, fewer only at the end; OSError. ``cached``: NotCachedError if the disk is needed."""
+        if not cached:
+            return os.pread(self.fd, nbytes, offset)
+        data = bytearray(nbytes)
+        try:
+            count = os.preadv(self.fd, [data], offset, os.RWF_NOWAIT)
+        except OSError:
+            raise NotCachedError from None
+        if count < nbytes:
+            raise NotCachedError
+        return bytes(data)
+
+    def unchanged(self, cached: bool = False) -> bool:
+        """Whether it still is what it was when it was opened, and what its path names.
+
+        ``cached``: NotCachedError if the disk is needed to tell.
+        """
         if validator_of(os.fstat(self.fd)) != self.validator:
             return False
         try:
-            return validator_of(self._root.stat(self._relative)) == self.validator
+            return validator_of(self._root.stat(self._relative, cached)) == self.validator
         except OSError:
             return False
 
@@ -77,7 +105,8 @@ class Root:
     ``hidden`` serves names that begin with a dot; ``links`` tells what becomes of symbolic links that stay
     beneath the directory (those that leave it are never followed).
 
-    Its methods block on the disk: call them in a thread. Raises OSError when ``directory`` cannot be
+    Its methods block on the disk: call them in a thread. With ``cached`` some never do, and raise
+    NotCachedError where they would have to or nobody can tell. Raises OSError when ``directory`` cannot be
     opened, MisuseError for a name that no directory entry can have; close it, or use it as a context
     manager.
     """
@@ -99,6 +128,7 @@ class Root:
         self._kernel = kernel
         self._resolve = _RESOLVE | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
         self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._local = file_system_of(self.fd) in _LOCAL
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -129,12 +159,12 @@ class Root:
             raise StreamResetError(ErrorCode.FORBIDDEN, reason)
         return b"/".join(parts)
 
-    def open_file(self, path: str) -> OpenFile:
+    def open_file(self, path: str, cached: bool = False) -> OpenFile:
         """The regular file at ``path`` (as it came over the wire); StreamResetError says why not."""
         relative = self.relative(path)
         with refusals(path):
             # A slash at the end asks for a directory, as it does everywhere else.
-            fd = self.open(relative + (b"/." if path.endswith("/") else b""), _READ)
+            fd = self.open(relative + (b"/." if path.endswith("/") else b""), _READ, cached)
             try:
                 status = os.fstat(fd)
                 if stat.S_ISDIR(status.st_mode):
@@ -194,9 +224,9 @@ class Root:
             return self.hidden and (bool(directory) or name != _STAGING)
         return True
 
-    def stat(self, path: bytes) -> os.stat_result:
+    def stat(self, path: bytes, cached: bool = False) -> os.stat_result:
         """What is at a relative path, links followed as the policy says; OSError if nothing is."""
-        fd = self.open(path, _PATH)
+        fd = self.open(path, _PATH, cached)
         try:
             status = os.fstat(fd)
         finally:
@@ -209,9 +239,20 @@ class Root:
         """The directory at a relative path that a listing came by; OSError if it fails."""
         return self.open(path, DIRECTORY | os.O_NOFOLLOW)
 
-    def open(self, path: bytes, flags: int) -> int:
+    def open(self, path: bytes, flags: int, cached: bool = False) -> int:
         """A descriptor for a relative path without ``..``, resolved beneath the root; OSError if it fails."""
+        if cached:
+            return self._open_cached(path, flags)
         return open_beneath(self._kernel, self.fd, path, flags, self._resolve)
+
+    def _open_cached(self, path: bytes, flags: int) -> int:
+        if not self._local:
+            raise NotCachedError
+        resolve = self._resolve | _RESOLVE_NO_XDEV | _RESOLVE_CACHED
+        try:
+            return self._kernel.openat2(self.fd, path or b".", flags, 0, resolve)
+        except OSError:  # of whatever kind: a thread finds out
+            raise NotCachedError from None
 
     def open_within(self, directory: int, path: bytes) -> int:
         """The directory at ``path`` below an open one, through no symbolic link; OSError if it fails."""

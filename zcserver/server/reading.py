@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -27,13 +27,26 @@ from zcserver_protocol.errors import ErrorCode
 from . import arguments
 from .access import Request
 from .listing import Listing
-from .paths import OpenFile
+from .paths import NotCachedError, OpenFile
 from .refusals import changed, refusals, shown
 from .roots import Roots
 
 _PIECE: Final = 1 << 20  # read and hashed at once
+# Up to here, reading a file at its opening and looked at again at once costs less than a pipe and the wait
+# for the acknowledgement of its last byte.
+_SMALL: Final = 64 << 10
 _encode: Final = msgspec.json.Encoder().encode
 _in_thread = anyio.to_thread.run_sync
+
+
+class _Wanted(NamedTuple):
+    """What a GET asks for. Up to ``small`` bytes are read at once."""
+
+    path: str
+    validator: str | None
+    offset: int
+    length: int | None
+    small: int
 
 
 class Reader:
@@ -81,28 +94,71 @@ class Reader:
         offset = arguments.number(stream, "offset") or 0
         length = arguments.number(stream, "length")
         stable = arguments.flag(stream, "stable")
-        file = await _in_thread(self._open, stream.path, arguments.text(stream, "validator"))
+        wanted = _Wanted(
+            stream.path,
+            arguments.text(stream, "validator"),
+            offset,
+            length,
+            -1 if stable else min(_SMALL, pace.piece),
+        )
         try:
-            if offset > file.size:
-                reason = f"{shown(stream.path)} has {file.size} bytes: none from {offset} on"
-                raise StreamResetError(ErrorCode.REFUSED, reason)
-            left = file.size - offset
-            length = left if length is None else min(length, left)
+            file, due, content = self._begin(wanted, cached=True)
+        except NotCachedError:
+            file, due, content = await _in_thread(self._begin, wanted)
+        try:
+            if content is not None:
+                await pace.spend(due)
             await stream.reply(
-                size=file.size, mtime_ns=file.mtime_ns, validator=file.validator, offset=offset, length=length
+                size=file.size, mtime_ns=file.mtime_ns, validator=file.validator, offset=offset, length=due
             )
+            if content is not None:
+                request.lane = "copy"
+                await stream.send(content, end=True)
+                request.nbytes += due
+                return
             send = self._send_read if stable else self._send_cached
-            await send(stream, file, _pieces(offset, length, pace.piece), request, pace)
+            await send(stream, file, _pieces(offset, due, pace.piece), request, pace)
         finally:
             file.close()
         await stream.end()
 
-    def _open(self, path: str, validator: str | None) -> OpenFile:
-        file = self._roots.find(path).open_file(path)
+    def _begin(self, wanted: _Wanted, cached: bool = False) -> tuple[OpenFile, int, bytes | None]:
+        """The open file, how many bytes of it are to be sent and, if they are few, these bytes of one state.
+
+        ``cached``: NotCachedError if the disk is needed.
+        """
+        path, offset = wanted.path, wanted.offset
+        file = self._open(path, wanted.validator, cached)
+        try:
+            if offset > file.size:
+                reason = f"{shown(path)} has {file.size} bytes: none from {offset} on"
+                raise StreamResetError(ErrorCode.REFUSED, reason)
+            left = file.size - offset
+            length = left if wanted.length is None else min(wanted.length, left)
+            if length > wanted.small:
+                return file, length, None
+            with refusals(path):
+                content = file.read(offset, length, cached)
+            if len(content) != length or not file.unchanged(cached):
+                raise changed(path)
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        return file, length, content
+
+    def _open(self, path: str, validator: str | None, cached: bool = False) -> OpenFile:
+        file = self._roots.find(path).open_file(path, cached)
         if validator is not None and file.validator != validator:
             file.close()
             raise changed(path, "was changed since: fetch it anew")
         return file
+
+    async def _unchanged(self, file: OpenFile) -> bool:
+        try:
+            return file.unchanged(cached=True)
+        except NotCachedError:
+            return await _in_thread(file.unchanged)
 
     async def _send_cached(
         self,
@@ -123,7 +179,7 @@ class Reader:
             request.nbytes += count
         if completion is not None:
             await completion
-        if not await _in_thread(file.unchanged):
+        if not await self._unchanged(file):
             raise changed(stream.path)
 
     async def _send_read(
@@ -147,7 +203,7 @@ class Reader:
                 await stream.send(data)
                 offset += len(data)
                 request.nbytes += len(data)
-        now_changed = not await _in_thread(file.unchanged)
+        now_changed = not await self._unchanged(file)
         trailer = {"algorithm": ALGORITHM, "digest": hasher.hexdigest(), "changed": now_changed}
         await stream.send(_encode(trailer))
 
