@@ -2,6 +2,7 @@
 # make test   set up and run the test suite
 # make lint   ruff and mypy --strict
 # make bench  compare with raw C, asyncio and uvloop (needs a C compiler for the raw rows)
+# make bench-files  compare file servers with nginx, aiohttp and http.server (those that are installed)
 # PYTHON=python3.13 chooses the interpreter; VENV=path the environment (default .venv)
 
 VENV ?= .venv
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean check-python
+.PHONY: demo test lint bench bench-files clean check-python
 
 demo: $(VENV)/.run
 	$(BIN)/zcserver demo
@@ -24,6 +25,9 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
+
+bench-files: $(VENV)/.test
+	$(BIN)/python -m benchmarks.files
 
 check-python:
 	@test -n "$(PYTHON)" || { echo "zcserver needs Python 3.11 or newer. On Debian or Ubuntu: \

@@ -140,14 +140,10 @@ async def compare(settings: argparse.Namespace) -> tuple[list[Outcome], list[str
 
 def describe(settings: argparse.Namespace) -> dict[str, Any]:
     """The circumstances that belong beside every number."""
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.machine(),
-    )
     huge = next(iter(_lines("/sys/kernel/mm/transparent_hugepage/enabled")), "[never]")
     return {
         "kernel": platform.release(),
-        "processor": model,
+        "processor": processor(),
         "python": platform.python_version(),
         "uvloop": metadata.version("uvloop") if importlib.util.find_spec("uvloop") else None,
         "sender core": settings.cores[0],
@@ -159,6 +155,13 @@ def describe(settings: argparse.Namespace) -> dict[str, Any]:
         "rounds": settings.rounds,
         "GiB per run": settings.gib,
     }
+
+
+def processor() -> str:
+    """The model of this machine's processor."""
+    lines = _lines("/proc/cpuinfo")
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
 
 
 def _lines(path: str) -> list[str]:

@@ -109,7 +109,7 @@ def table(rows: list[Row], order: list[str], baseline: str, markdown: bool) -> s
     cells = [head]
     rows = sorted(rows, key=lambda row: (row.size, order.index(row.contender)))
     cells += [_cells(row) for row in rows]
-    return _markdown(cells) if markdown else _aligned(cells)
+    return render(cells, markdown)
 
 
 def _cells(row: Row) -> list[str]:
@@ -128,6 +128,11 @@ def _cells(row: Row) -> list[str]:
 
 def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def render(cells: list[list[str]], markdown: bool) -> str:
+    """A table of texts, its head first; the two left columns are names."""
+    return _markdown(cells) if markdown else _aligned(cells)
 
 
 def _markdown(cells: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The comparison runs, and its results have the fields that its README explains."""
+"""The comparisons run, and their results have the fields that their README explains."""
 
 import json
 import subprocess
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.side import PAGE, CorruptionError
+from benchmarks.stamped_files import check, create, name_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +34,41 @@ def test_asyncio_contender_moves_and_measures_a_few_mebibytes(tmp_path: Path) ->
         assert run["send"]["user"] + run["send"]["system"] > 0
         assert run["receive"]["seconds"] > 0
         assert run["send"]["congestion"] == document["circumstances"]["congestion control"]
+
+
+def test_file_servers_are_fetched_from_and_measured(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    sizes = ["--large-mib", "4", "--passes", "2", "--small-files", "20", "--in-flight", "3", "--rounds", "1"]
+    contenders = ["--only", "zcserver", "http.server", "--baseline", "http.server"]
+    command = [sys.executable, "-m", "benchmarks.files", *sizes, *contenders, "--dir", str(tmp_path)]
+
+    done = subprocess.run(
+        [*command, "--json", str(results)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "20 × 64 KiB, 3 in flight" in done.stdout
+    document = json.loads(results.read_text())
+    assert document["failures"] == []
+    runs = {(run["server"], run["job"]["files"]): run for run in document["runs"]}
+    assert set(runs) == {(name, files) for name in ("zcserver", "http.server") for files in (1, 20)}
+    for (_, files), run in runs.items():
+        assert run["nbytes"] == (8 << 20 if files == 1 else 20 * 65536)
+        assert min(run["seconds"], run["server_cpu"], run["receiver_cpu"]) > 0
+        assert run["receiver_congestion"] == document["circumstances"]["congestion control"]
+    for row in document["summary"]:
+        assert 0 < row["low"] <= row["medians"]["rate"] <= row["high"]
+        if row["server"] == "http.server":
+            assert set(row["ratios"].values()) == {1}
+    assert list(tmp_path.iterdir()) == [results]
+
+
+def test_received_pages_of_the_wrong_place_or_file_are_noticed(tmp_path: Path) -> None:
+    create(tmp_path / "files", files=2, size=3 * PAGE)
+    data = memoryview((tmp_path / "files" / name_of(1)).read_bytes())
+
+    check(data, file=1, position=0)
+    check(data[100:], file=1, position=100)
+    for file, position in ((0, 0), (1, PAGE), (1, 5 * PAGE)):
+        with pytest.raises(CorruptionError):
+            check(data, file, position)
