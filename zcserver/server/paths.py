@@ -20,8 +20,10 @@ from zcserver.file_protocol import NOT_A_FILE, STAGING, unescape, validator_of
 from zcserver.kernel.calls import (
     DEFAULT,
     RESOLVE_BENEATH,
+    RESOLVE_CACHED,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
     Kernel,
 )
 from zcserver_protocol.errors import ErrorCode
@@ -40,9 +42,6 @@ _CALL_MISSING: Final = {errno.ENOSYS, errno.EPERM}
 _RACES: Final = 8
 _STAGING: Final = os.fsencode(STAGING)
 
-# include/uapi/linux/openat2.h
-_RESOLVE_NO_XDEV: Final = 0x01
-_RESOLVE_CACHED: Final = 0x20  # since Linux 5.12
 # File systems that have what they open and stat in memory once the name is cached (statfs(2), Linux magic.h):
 # ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs. Others, on a network above all, may ask somebody.
 _LOCAL: Final = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630}
@@ -248,7 +247,7 @@ class Root:
     def _open_cached(self, path: bytes, flags: int) -> int:
         if not self._local:
             raise NotCachedError
-        resolve = self._resolve | _RESOLVE_NO_XDEV | _RESOLVE_CACHED
+        resolve = self._resolve | RESOLVE_NO_XDEV | RESOLVE_CACHED  # the latter since Linux 5.12
         try:
             return self._kernel.openat2(self.fd, path or b".", flags, 0, resolve)
         except OSError:  # of whatever kind: a thread finds out
