@@ -10,7 +10,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import MIB, at_rest, deadline, joined, serving, until
-from zcserver_protocol.frames import HEADER_SIZE
+from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -181,6 +181,25 @@ async def test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset(mak
         assert context.pool.stats().in_flight == 0
         last_frame = max(index for index, each in enumerate(peer.log) if each[:2] == ("DATA", theirs.id))
         assert peer.log.index("Reset") > last_frame
+
+
+@pytest.mark.parametrize("first", [100, 50 * KIB])
+async def test_a_stream_given_up_while_a_frame_arrives_does_not_end_the_connection(make_context, first):
+    context = make_context()
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        await peer.read_until(lambda: peer.codec.sendable(theirs) >= 100 * KIB)
+        other, others = await served.stream(peer)
+        header = bytearray(HEADER_SIZE)
+        peer.codec.data_header_into(header, 0, theirs, 100 * KIB, 0, END_MESSAGE, 0)
+        engine = stream.connection.engine
+        peer.codec.data_written(HEADER_SIZE + 100 * KIB)
+        await peer.write(bytes(header) + b"x" * first)
+        await until(lambda: engine.codec.payload_left == 100 * KIB - first)
+        stream.reset(reason="enough")
+        await peer.write(b"x" * (100 * KIB - first))
+        await peer.send(others, b"and on it goes")
+        assert bytes(await other.receive()) == b"and on it goes"
 
 
 async def test_late_data_of_a_reset_stream_is_drained_and_acknowledged(make_context):
