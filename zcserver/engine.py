@@ -131,6 +131,7 @@ class Engine:
             sock,
             context.kernel,
             self.codec,
+            context.receive_memory,
             self.statistics,
             context.checksum,
             self._on_event,

@@ -165,18 +165,33 @@ class Inbox:
                 self._pour()
         return self.messages > 0 or self.ended or self.mode != MESSAGES
 
-    def small(self, payload: bytes, flags: int) -> None:
-        """A whole small frame, already in memory of its own."""
-        self._memory.unreserve(HEADER_SIZE + len(payload))
+    def begin_in(self, view: memoryview) -> None:
+        """A frame that ``takes_whole`` begins: it lands in ``view``, memory of the receiver's choice."""
+        self._memory.unreserve(HEADER_SIZE + len(view))
+        self._landed = 0
+        self._target = view
+
+    def whole(self, view: memoryview, flags: int) -> None:
+        """A whole frame, already in memory where it may stay."""
+        length = len(view)
+        self._memory.unreserve(HEADER_SIZE + length)
         if flags & END_STREAM:
             self.ended = True
-        if payload or flags & END_MESSAGE:
-            self._push(memoryview(payload), bool(flags & END_MESSAGE), HEADER_SIZE + len(payload))
+        if length or flags & END_MESSAGE:
+            self._push(view, bool(flags & END_MESSAGE), HEADER_SIZE + length)
 
     @property
     def takes_small(self) -> bool:
-        """Whether the next frame may be delivered by ``small`` (it begins and ends no assembly)."""
+        """Whether the next frame, a small one, may be delivered by ``whole``: no other memory awaits it."""
         return self._assembly is None and self._sink is None
+
+    def takes_whole(self, length: int, remaining: int) -> bool:
+        """Whether a frame of any size may be delivered by ``whole``: nothing is to be assembled for it."""
+        if self._assembly is not None or self._sink is not None:
+            return False
+        if self.mode != MESSAGES:
+            return True
+        return not remaining and not self._open_bytes and length <= self.max_message
 
     def _push(self, view: memoryview, ends: bool, wire: int) -> None:
         self.pieces.append((view, ends, wire))

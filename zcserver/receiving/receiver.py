@@ -1,9 +1,16 @@
 """Reading the socket: header and payload go straight to where they belong.
 
-A large frame costs one system call: its payload lands in the stream's memory and the next header in the
-staging buffer behind it (``recvmsg`` with two buffers). Small frames are read many at a time into the
-staging buffer and copied out of it, which is cheaper than a system call each. Nothing here ever waits for
-the application or for the sender: whatever arrives has a place, because credit backed it (deadlock rule 1).
+Three ways, by the size of a frame, so that neither system calls nor copies pile up:
+
+large   its payload lands in the stream's memory, and the next header in the staging buffer behind it
+        (``recvmsg`` with two buffers): one system call a frame
+middle  while they come in numbers, many are read at once into a block of receive memory and handed out as
+        slices of it; the block goes back when the last slice is gone
+small   many are read at once into the staging buffer and copied out of it, so that a short message which the
+        application keeps does not keep a block
+
+Nothing here ever waits for the application or for the sender: whatever arrives has a place, because credit
+backed it (deadlock rule 1).
 """
 
 import socket
@@ -19,9 +26,14 @@ from zcserver_protocol.events import Data, Event
 from zcserver_protocol.frames import CRC, HEADER_SIZE
 
 from .inbox import Inbox
-from .memory import SMALL
+from .memory import SMALL, ReceiveMemory
 
 _STAGING: Final = 64 * 1024
+# The largest frame that may share a block, in bytes of payload: a slice of it that the application keeps
+# holds at most four times its size.
+_MIDDLE: Final = 64 * 1024
+# Four frames of 64 KiB with their headers, in whole pages: small enough for a core's own cache.
+_BLOCK: Final = 4 * _MIDDLE + 4096
 _DRAIN: Final = 256 * 1024
 # Bytes read per readiness before other connections get their turn.
 _TURN: Final = 1 << 20
@@ -38,6 +50,7 @@ class Receiver:
         sock: socket.socket,
         kernel: Kernel,
         codec: Codec,
+        memory: ReceiveMemory,
         statistics: TransferStatistics,
         checksum: Callable[[object], int] | None,
         on_event: Callable[[Event], None],
@@ -48,6 +61,7 @@ class Receiver:
         self._sock = sock
         self._kernel = kernel
         self._codec = codec
+        self._memory = memory
         self._statistics = statistics
         self._checksum = checksum
         self._on_event = on_event
@@ -55,11 +69,14 @@ class Receiver:
         self._on_progress = on_progress
         self._on_refused = on_refused
         self.heard = False  # whether the last ``read`` got any bytes
-        self._staging = memoryview(bytearray(_STAGING))
-        self._next_header = self._staging[:HEADER_SIZE]
+        self._own = memoryview(bytearray(_STAGING))
+        self._next_header = self._own[:HEADER_SIZE]
+        self._staging = self._own  # or a block, from which slices were handed out
         self._start = 0  # staged bytes not looked at yet: [start, end)
         self._end = 0
-        self._small = True  # the last frame was small: stage as much as there is
+        self._length = 0  # payload of the last frame: the next is likely to be as long
+        self._crowded = False  # the last turn brought frames in numbers
+        self._in_place = False  # the current frame's payload stays where it is staged, in the block
         self._inbox: Inbox | None = None  # where the current frame's payload goes; None drains it
         self._frame: tuple[int, int, int] = (0, 0, 0)  # its flags, length, crc
         self._crc_parts: list[Any] = []
@@ -92,26 +109,52 @@ class Receiver:
         # Rule 4: at the latest when the next read would block, so that no completion waits for traffic.
         if codec.acknowledgeable != codec.acknowledged:
             self._acknowledge()
+        self._crowded = turn >= 2 * (HEADER_SIZE + self._length) and self._memory.roomy(_BLOCK)
+        if self._staging is not self._own and not self._in_place:
+            self._restage(self._own)  # an idle connection holds no block
         return alive
 
     def _acknowledge(self) -> None:
         self._codec.acknowledge()
         self._statistics.acknowledgements_sent += 1
 
+    def _restage(self, staging: memoryview) -> None:
+        """Go on at the beginning of ``staging``, with what was not looked at yet."""
+        have = self._end - self._start
+        if have:
+            staging[:have] = bytes(self._staging[self._start : self._end])
+        self._staging = staging
+        self._start, self._end = 0, have
+
     def _read_header(self) -> tuple[int, int]:
         have = self._end - self._start
-        if self._start:
-            self._staging[:have] = bytes(self._staging[self._start : self._end])
-            self._start, self._end = 0, have
-        # After a large frame ask for the header alone: its payload then needs no copy out of the staging.
-        wanted = _STAGING - have if self._small else max(self._codec.needs - have, 1)
-        count = self._kernel.recv_into(self._sock, self._staging[have : have + wanted])
-        self._end = have + count
+        if self._crowded and SMALL < self._length <= _MIDDLE:
+            # Whole frames, if the next are as long as the last: what is cut in two is copied to be joined.
+            frame = HEADER_SIZE + self._length
+            due = max(frame, self._codec.needs)
+            if self._staging is self._own or len(self._staging) - self._start < due:
+                self._restage(self._memory.take(_BLOCK))
+            room = len(self._staging) - self._start
+            wanted = max(room - room % frame, due) - have
+        else:
+            if self._start:
+                self._restage(self._own)
+            # After a large frame ask for the header alone: its payload then needs no copy.
+            wanted = _STAGING - have if self._length <= SMALL else max(self._codec.needs - have, 1)
+        return self._stage(wanted)
+
+    def _stage(self, wanted: int) -> tuple[int, int]:
+        end = self._end
+        count = self._kernel.recv_into(self._sock, self._staging[end : end + wanted])
+        self._end = end + count
         return count, wanted
 
     def _read_payload(self) -> tuple[int, int]:
         """Only called with nothing staged."""
         left = self._codec.payload_left
+        if self._in_place:
+            room = len(self._staging) - self._end - left
+            return self._stage(left + room - room % (HEADER_SIZE + self._length))
         inbox = self._wanted()
         if inbox is None:
             if self._drain is None:
@@ -124,8 +167,9 @@ class Receiver:
             count = self._kernel.recv_into(self._sock, target)
             self._landed(target, count)
             return count, room
-        ahead = self._staging if self._small else self._next_header
+        ahead = self._own if self._length <= SMALL else self._next_header
         count = self._kernel.recvmsg_into(self._sock, (target, ahead))
+        self._staging = self._own
         self._start = 0
         if count < room:
             self._end = 0
@@ -153,17 +197,15 @@ class Receiver:
                 if not have:
                     return
                 inbox = self._wanted()
-                if inbox is None:
-                    step = min(have, left)
-                    self._start += step
-                    self._landed(None, step)
-                    continue
-                target = inbox.landing(left)
-                step = min(have, len(target))
-                target[:step] = self._staging[self._start : self._start + step]
-                self._statistics.received_copied_bytes += step
+                step = min(have, left)
+                staged = self._staging[self._start : self._start + step]
+                if inbox is not None and not self._in_place:
+                    target = inbox.landing(left)
+                    step = min(step, len(target))
+                    target[:step] = staged = staged[:step]
+                    self._statistics.received_copied_bytes += step
                 self._start += step
-                self._landed(target, step)
+                self._landed(staged, step)
                 continue
             needs = codec.needs
             if have < needs:
@@ -181,15 +223,20 @@ class Receiver:
                 self._on_event(event)
 
     def _begin(self, event: Data) -> None:
-        length = event.length
+        self._length = length = event.length
         state = event.stream
         inbox: Inbox | None = None
         if state is not None and not state.owner.inbox.discarding:
             inbox = state.owner.inbox
-        self._small = length <= SMALL
-        if inbox is not None and self._small and inbox.takes_small and self._end - self._start >= length:
-            self._take_small(inbox, event)
-            return
+            if length <= SMALL:
+                if self._end - self._start >= length and inbox.takes_small:
+                    copy = bytes(self._staging[self._start : self._start + length])
+                    self._statistics.received_copied_bytes += length
+                    self._take_whole(inbox, event, memoryview(copy))
+                    return
+            elif self._crowded and length <= _MIDDLE and inbox.takes_whole(length, event.remaining):
+                self._begin_in_place(inbox, event)
+                return
         self._inbox = inbox
         self._frame = (event.flags, length, event.crc)
         if inbox is not None:
@@ -202,17 +249,30 @@ class Receiver:
             self._codec.payload_received(0)
             self._complete()
 
-    def _take_small(self, inbox: Inbox, event: Data) -> None:
-        """The whole payload is staged already."""
+    def _begin_in_place(self, inbox: Inbox, event: Data) -> None:
+        """The payload stays in the block, whether all of it is there already or some is still to come."""
         length = event.length
-        payload = bytes(self._staging[self._start : self._start + length])
+        if self._staging is self._own or len(self._staging) - self._start < length:
+            self._statistics.received_copied_bytes += min(self._end - self._start, length)
+            self._restage(self._memory.take(_BLOCK))
+        view = self._staging[self._start : self._start + length]
+        if self._end - self._start >= length:
+            self._take_whole(inbox, event, view)
+            return
+        self._in_place = True
+        self._inbox = inbox
+        self._frame = (event.flags, length, event.crc)
+        inbox.begin_in(view)
+
+    def _take_whole(self, inbox: Inbox, event: Data, payload: memoryview) -> None:
+        """The whole payload is staged already, and ``payload`` is what the application gets."""
+        length = event.length
         self._start += length
         if event.flags & CRC:
             self._verify(self._sum([payload]), event.crc)
         self._codec.payload_received(length)
         self._statistics.received_bytes += length
-        self._statistics.received_copied_bytes += length
-        inbox.small(payload, event.flags)
+        inbox.whole(payload, event.flags)
         self._on_news(inbox.state.owner)
 
     def _landed(self, target: Any, count: int) -> None:
@@ -229,6 +289,7 @@ class Receiver:
 
     def _complete(self) -> None:
         inbox, self._inbox = self._inbox, None
+        self._in_place = False
         if inbox is None:
             return
         flags, length, crc = self._frame
