@@ -128,16 +128,14 @@ def first_stream_first(patch: pytest.MonkeyPatch) -> None:
     """Deadlock 2: a stream without credit stays at the head of the queue."""
     from zcserver.sending.sender import Sender
 
-    frame_next = Sender._frame_next
+    set_aside = Sender._set_aside
 
-    def insist(self: Any, channel: Any, outgoing: Any, size: int) -> bool:
-        if frame_next(self, channel, outgoing, size):
-            return True
-        channel.ready = True
-        self._ready.appendleft(channel)
-        raise BlockingIOError
+    def insist(self: Any, channel: Any) -> None:
+        if channel.outgoing:
+            raise BlockingIOError
+        set_aside(self, channel)
 
-    patch.setattr(Sender, "_frame_next", insist)
+    patch.setattr(Sender, "_set_aside", insist)
 
 
 @mutant(f"{DEADLOCKS}test_acknowledgements_pass_between_the_frames_of_a_long_message[asyncio-reference]")

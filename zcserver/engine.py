@@ -38,7 +38,7 @@ from .sending.sender import Sender
 from .sending.statistics import TransferStatistics
 
 # Queued messages are written together at the end of the loop's turn, or at once when this much has come.
-_BATCH: Final = 512 * 1024
+_BATCH: Final = 1 << 20
 # After a refusal is written, how long the peer may take to read it before the socket is closed (seconds).
 _LINGER: Final = 1.0
 
@@ -288,8 +288,10 @@ class Engine:
             self.codec.reply(channel.state, {}, 0)
         channel.queued += outgoing.nbytes
         if outgoing.ends_stream:
-            channel.last_completion = outgoing.completion
-        self.sender.enqueue(channel, outgoing)
+            channel.last_completion = outgoing
+        channel.outgoing.append(outgoing)
+        if not channel.ready:
+            self.sender.make_ready(channel)
         self._unflushed += outgoing.nbytes
         if self._unflushed >= _BATCH:
             self.flush()

@@ -90,8 +90,8 @@ class Stream:
         channel = self._channel
         if channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES:
             await self._wait_for_room()
-        if channel.error is not None or channel.last_completion is not None or self._engine.error is not None:
-            self._refuse_to_send()
+        if channel.error is not None or channel.last_completion is not None:
+            self._check_sendable()
         if data.__class__ is not Buffer:
             view = _as_bytes(data)
             if self._goes_by_reference(view) and _is_mapped(data):
@@ -106,7 +106,7 @@ class Stream:
             else:
                 outgoing = Outgoing(data.nbytes, data, None, 0, end)
         self._engine.send(channel, outgoing)
-        return outgoing.completion
+        return outgoing
 
     def _goes_by_reference(self, view: memoryview) -> bool:
         return (
@@ -126,9 +126,6 @@ class Stream:
         from .kernel.calls import address_of
 
         self._context.kernel.fault_in(address_of(view), view.nbytes)
-
-    def _refuse_to_send(self) -> None:
-        self._check_sendable()
 
     def _check_sendable(self) -> None:
         channel = self._channel
@@ -163,7 +160,7 @@ class Stream:
         else:
             outgoing = Outgoing(0, None, memoryview(b""), 0, end)
         self._engine.send(self._channel, outgoing)
-        return outgoing.completion
+        return outgoing
 
     async def end(self) -> Completion:
         """No more messages from this side. The other direction stays open; ending twice is harmless."""
@@ -173,7 +170,7 @@ class Stream:
         self._check_sendable()
         marker = end_marker()
         self._engine.send(channel, marker)
-        return marker.completion
+        return marker
 
     async def _wait_for_room(self) -> None:
         """Until half of what may queue is gone: a wake-up for every frame would cost more than the frame."""
@@ -373,7 +370,7 @@ class Stream:
             channel.last_completion.add_done_callback(stop)
         else:
             marker = end_marker()
-            marker.completion.add_done_callback(stop)
+            marker.add_done_callback(stop)
             engine.send(channel, marker)
 
     def __repr__(self) -> str:

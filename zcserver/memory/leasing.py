@@ -71,7 +71,7 @@ class Leasing:
         if region is None or not region.open or region.account is not account or not region.live:
             return None
         spans = region.spans.get(pages)
-        if not spans or (account.stranger and self.quarantine):
+        if not spans or (account.stranger and self.quarantine.held):
             return None
         region.live += pages
         if region.live == REGION_PAGES:
@@ -155,7 +155,7 @@ class Leasing:
         if not stranger.leased and demand < STRANGER_PAGES:
             return False
         quarantine = self.quarantine
-        if not quarantine:
+        if not quarantine.held:
             return True
         if quarantine.full:
             self.sweep(self._clock())

@@ -18,24 +18,23 @@ from zcserver.memory.region import REGION, Region
 class Quarantine:
     """Regions that rest for ``seconds`` each, and those that were used early, up to ``limit`` bytes."""
 
-    __slots__ = ("_early", "_resting", "limit", "seconds")
+    __slots__ = ("_early", "_resting", "held", "limit", "seconds")
 
     def __init__(self, seconds: float, limit: int) -> None:
         self.seconds = seconds
         self.limit = limit
+        self.held = 0
+        """Regions whose old pages dead peers are estimated to hold: resting ones and those used early."""
         self._resting: dict[Region, float] = {}  # in the order of their ends
         self._early: deque[float] = deque()
 
     def rest(self, region: Region, now: float) -> None:
         """The region was cut at ``now``; it rests from here on."""
         self._resting[region] = now + self.seconds
+        self.held += 1
 
     def is_resting(self, region: Region) -> bool:
         return region in self._resting
-
-    def __bool__(self) -> bool:
-        """Whether dead peers are estimated to hold anything."""
-        return bool(self._resting or self._early)
 
     @property
     def resting(self) -> int:
@@ -45,7 +44,7 @@ class Quarantine:
     @property
     def pinned(self) -> int:
         """Bytes that dead peers are estimated to hold, of resting regions and of those used early."""
-        return (len(self._resting) + len(self._early)) * REGION
+        return self.held * REGION
 
     @property
     def full(self) -> bool:
@@ -68,6 +67,7 @@ class Quarantine:
         """End what is over at ``now`` and return the regions that come back into use."""
         while self._early and self._early[0] <= now:
             self._early.popleft()
+            self.held -= 1
         over = []
         for region, end in self._resting.items():
             if end > now:
@@ -75,4 +75,5 @@ class Quarantine:
             over.append(region)
         for region in over:
             del self._resting[region]
+        self.held -= len(over)
         return over

@@ -173,12 +173,18 @@ class Inbox:
 
     def whole(self, view: memoryview, flags: int) -> None:
         """A whole frame, already in memory where it may stay."""
-        length = len(view)
-        self._memory.unreserve(HEADER_SIZE + length)
+        wire = HEADER_SIZE + len(view)
+        self._memory.unreserve(wire)
+        if flags == END_MESSAGE:  # most often
+            self.pieces.append((view, True, wire))
+            self.held += wire
+            self.messages += 1
+            self._open_bytes = 0
+            return
         if flags & END_STREAM:
             self.ended = True
-        if length or flags & END_MESSAGE:
-            self._push(view, bool(flags & END_MESSAGE), HEADER_SIZE + length)
+        if wire > HEADER_SIZE or flags & END_MESSAGE:
+            self._push(view, bool(flags & END_MESSAGE), wire)
 
     @property
     def takes_small(self) -> bool:

@@ -273,7 +273,9 @@ class Receiver:
         self._codec.payload_received(length)
         self._statistics.received_bytes += length
         inbox.whole(payload, event.flags)
-        self._on_news(inbox.state.owner)
+        channel = inbox.state.owner
+        if channel.wants_news or inbox.ended:
+            self._on_news(channel)
 
     def _landed(self, target: Any, count: int) -> None:
         if not count:

@@ -17,9 +17,9 @@ from zcserver_protocol.frames import HEADER_SIZE
 from .message import COPY, FILE, REFERENCE, Frame
 from .statistics import TransferStatistics
 
-# One vmsplice + one splice carry at most this many page fragments (512 KiB of payload): enough to make
-# the two system calls cheap, small enough that a full socket makes us send little of it twice.
-PIECE_SLOTS: Final = 128
+# One vmsplice + one splice carry at most this many page fragments (1 MiB of payload, and a pipe of the
+# usual size): the more messages go together, the less each of them costs.
+PIECE_SLOTS: Final = 256
 # A run of frames below this many bytes is copied: two system calls and page look-ups cost more.
 REFERENCE_THRESHOLD: Final = 32 * 1024
 _COPY_BUFFERS: Final = 128  # sendmsg takes at most IOV_MAX (1024) buffers
@@ -172,19 +172,21 @@ class Lanes:
         self.written += sent
         self._codec.data_written(sent)
         train = self.train
-        payload = 0
+        payload = sent
         while sent:
             frame = train[0]
             outgoing = frame.outgoing
             if lane == REFERENCE:
                 outgoing.referenced = True
             before = frame.sent
-            left = frame.nbytes - before
-            step = sent if sent < left else left
-            payload += step if before >= HEADER_SIZE else max(0, before + step - HEADER_SIZE)
-            sent -= step
-            frame.sent = before + step
-            if step < left:
+            after = before + sent
+            if after > frame.nbytes:
+                after = frame.nbytes
+            frame.sent = after
+            sent -= after - before
+            if before < HEADER_SIZE:
+                payload -= (after if after < HEADER_SIZE else HEADER_SIZE) - before
+            if after < frame.nbytes:
                 break
             train.popleft()
             if frame.last and not outgoing.referenced and outgoing.file is None:

@@ -32,8 +32,8 @@ class Memory(Protocol):
         """The bytes, for the copy lane."""
 
 
-class Outgoing:
-    """One message, from ``send`` to the acknowledgement of its last byte.
+class Outgoing(Completion):
+    """One message, from ``send`` to the acknowledgement of its last byte, and the promise of that.
 
     ``address`` is 0 for what may only be copied; ``view`` is what the copy lane reads; ``framed`` is how
     many of its ``nbytes`` have become DATA frames; ``referenced`` tells that the kernel may hold its pages.
@@ -41,7 +41,6 @@ class Outgoing:
 
     __slots__ = (
         "address",
-        "completion",
         "ends_message",
         "ends_stream",
         "file",
@@ -70,7 +69,7 @@ class Outgoing:
         self.file = file
         self.framed = 0
         self.referenced = False
-        self.completion = Completion()
+        super().__init__()
 
     def memory_home(self) -> None:
         """Give the memory back: at the acknowledgement, or when every byte of it has been copied."""
@@ -93,7 +92,7 @@ class Outgoing:
                 memory.home()
         if self.file is not None:
             self.file.close()
-        self.completion.resolve(error)
+        self.resolve(error)
 
 
 def _still_read(error: BaseException) -> BaseException:

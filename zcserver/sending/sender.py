@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from zcserver.memory import PAGE, Pool, Principal
 from zcserver_protocol.codec import Codec
 from zcserver_protocol.frames import CRC, END_MESSAGE, END_STREAM, HEADER_SIZE
+from zcserver_protocol.states import FLOWING
 from zcserver_protocol.streams import StreamState
 
 from .files import FileRegion, Offload
@@ -72,15 +73,8 @@ class Sender:
 
     # -- queueing ------------------------------------------------------------------------------------
 
-    def enqueue(self, channel: Channel, outgoing: Outgoing) -> None:
-        """Queue one message; ownership passes here. Call ``pump`` afterwards, at once or once per batch."""
-        self._statistics.messages_sent += 1
-        channel.outgoing.append(outgoing)
-        if not channel.ready:
-            self.make_ready(channel)
-
     def make_ready(self, channel: Channel) -> None:
-        """``channel`` may have something to frame (a message, credit, a file's next piece)."""
+        """``channel`` may have something to frame (a message, credit, a file's next piece); then ``pump``."""
         if not channel.ready and channel.outgoing:
             channel.ready = True
             self._ready.append(channel)
@@ -135,33 +129,37 @@ class Sender:
             in_flight = ledger.framed - ledger.acknowledged
             if in_flight and in_flight + size + HEADER_SIZE > self.window:
                 return  # the acknowledgement that makes room calls pump again
-            ready.popleft()
-            channel.ready = False  # before framing, which may give the channel up
-            if self._frame_next(channel, outgoing, size) and channel.outgoing:
-                channel.ready = True
-                ready.append(channel)
+            state = channel.state
+            room = state.send_credit - state.send_wire - HEADER_SIZE
+            if room < size or state.send_state != FLOWING:
+                if room <= 0 or state.send_state != FLOWING:
+                    self._set_aside(channel)  # until CREDIT, or REPLY
+                    continue
+                size = room
+            if outgoing.file is None:
+                self._frame_memory(channel, outgoing, size)
+            elif not self._frame_file(channel, outgoing.file, outgoing, size):
+                if channel.ready:  # else it was given up
+                    self._set_aside(channel)
+                continue
+            if not channel.outgoing:
+                self._set_aside(channel)
+            elif len(ready) > 1:
+                ready.rotate(-1)
 
-    def _frame_next(self, channel: Channel, outgoing: Outgoing, size: int) -> bool:
-        """Cut a frame of up to ``size`` payload bytes; False when the channel must wait to be made ready."""
-        allowed = self._codec.sendable(channel.state)
-        if allowed < size:
-            if allowed < 0 or (allowed == 0 and size):
-                return False  # until CREDIT
-            size = allowed
-        if outgoing.file is not None:
-            frame = self._frame_file(channel, outgoing.file, outgoing, size)
-            if frame is None:
-                return False  # until a thread has read the piece; or for good, if the file failed
-            self._commit(channel, outgoing, frame)
-            # The pipe is this frame's payload until it is drained; the next message has one of its own.
-            return frame.last or frame.lane != FILE
+    def _set_aside(self, channel: Channel) -> None:
+        """The channel at the head has nothing to frame now: others go on; it waits to be made ready."""
+        self._ready.popleft()
+        channel.ready = False
+
+    def _frame_memory(self, channel: Channel, outgoing: Outgoing, size: int) -> None:
+        """Cut a frame of ``size`` payload bytes."""
         slab = None
         if outgoing.address:
             slab = self._slab
             if slab is None or slab.used > LAST_HEADER:
                 slab = self._next_slab()
         self._commit(channel, outgoing, Frame(outgoing, size, COPY if slab is None else REFERENCE, slab))
-        return True
 
     def _next_slab(self) -> HeaderSlab | None:
         """A fresh header page of this principal's, or None: then the frame is copied."""
@@ -180,9 +178,12 @@ class Sender:
         if slab is not None and not slab.live:
             slab.buffer.home()
 
-    def _frame_file(
-        self, channel: Channel, region: FileRegion, outgoing: Outgoing, size: int
-    ) -> Frame | None:
+    def _frame_file(self, channel: Channel, region: FileRegion, outgoing: Outgoing, size: int) -> bool:
+        """Cut a frame of what has been read of the file; False when the channel has to wait after that.
+
+        Either a thread has to read the next piece first, or this frame's pipe has to be drained; or the
+        file failed, and the channel was given up.
+        """
         assert self.offload is not None
 
         def resume() -> None:
@@ -190,13 +191,13 @@ class Sender:
             self.resume()
 
         if region.busy:
-            return None  # CREDIT came early: a thread, or an unfinished frame, still uses the pipe
+            return False  # CREDIT came early: a thread, or an unfinished frame, still uses the pipe
         due = not region.ready and region.error is None and size
         if due and not region.prepare(size, self.offload, resume):
-            return None
+            return False
         if region.error is not None:
             self.failed(channel, region.error)
-            return None
+            return False
         frame = Frame(outgoing, region.ready, FILE if region.chunk is None else COPY, None)
         frame.payload = region.pipe if region.chunk is None else memoryview(region.chunk)
         region.consumed()
@@ -204,7 +205,9 @@ class Sender:
             frame.written = region.close
         elif frame.lane == FILE:
             frame.written = partial(self._drained, region, channel)
-        return frame
+        self._commit(channel, outgoing, frame)
+        # The pipe is this frame's payload until it is drained; the next message has one of its own.
+        return frame.last or frame.lane != FILE
 
     def _drained(self, region: FileRegion, channel: Channel) -> None:
         """The region's pipe is in the socket; ``pump``, which called this, goes on with the next piece."""
@@ -217,6 +220,7 @@ class Sender:
         flags = crc = left = 0
         if frame.last:
             channel.outgoing.popleft()
+            self._statistics.messages_sent += 1
             if outgoing.ends_message:
                 flags = END_MESSAGE
             if outgoing.ends_stream:
@@ -253,7 +257,7 @@ class Sender:
                     memory.home()
                 elif memory is not None or outgoing.file is not None:
                     outgoing.memory_home()
-                outgoing.completion.resolve()
+                outgoing.resolve()
                 completed += 1
         self._statistics.messages_acknowledged += completed
 
@@ -278,7 +282,7 @@ class Sender:
             self._ready.remove(channel)
             channel.ready = False
         if partly is not None:
-            partly.completion.resolve(error)
+            partly.resolve(error)
             frames = [frame for frame in self.ledger if frame.outgoing is partly]
             if frames:
                 frames[-1].last = True
