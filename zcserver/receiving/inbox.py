@@ -78,13 +78,17 @@ class Inbox:
 
     # -- the receiver's side -------------------------------------------------------------------------
 
-    def begin(self, length: int, remaining: int) -> None:
+    def begin(self, length: int, remaining: int, target: memoryview | None = None) -> None:
         """A DATA frame with ``length`` payload bytes begins; decide where it lands.
 
+        In ``target``, if the receiver has memory for it; only for a frame that ``takes_whole``.
         Raises MessageTooLargeError when messages are wanted and this one cannot be assembled.
         """
         self._memory.unreserve(HEADER_SIZE + length)
         self._landed = 0
+        if target is not None:
+            self._target = target
+            return
         if self._assembly is not None:
             self._target = self._assembly[self._assembly_total :]
             return
@@ -164,12 +168,6 @@ class Inbox:
             if self._sink_open():  # it was attached while this frame landed elsewhere
                 self._pour()
         return self.messages > 0 or self.ended or self.mode != MESSAGES
-
-    def begin_in(self, view: memoryview) -> None:
-        """A frame that ``takes_whole`` begins: it lands in ``view``, memory of the receiver's choice."""
-        self._memory.unreserve(HEADER_SIZE + len(view))
-        self._landed = 0
-        self._target = view
 
     def whole(self, view: memoryview, flags: int) -> None:
         """A whole frame, already in memory where it may stay."""

@@ -225,23 +225,30 @@ class Receiver:
     def _begin(self, event: Data) -> None:
         self._length = length = event.length
         state = event.stream
-        inbox: Inbox | None = None
-        if state is not None and not state.owner.inbox.discarding:
-            inbox = state.owner.inbox
+        inbox: Inbox | None = None if state is None else state.owner.inbox
+        if inbox is not None and inbox.discarding:
+            inbox = None
+        target: memoryview | None = None  # where the receiver, not the inbox, wants it to land
+        if inbox is not None:
+            start = self._start
+            whole = self._end - start >= length
             if length <= SMALL:
-                if self._end - self._start >= length and inbox.takes_small:
-                    copy = bytes(self._staging[self._start : self._start + length])
+                if whole and inbox.takes_small:
+                    copy = memoryview(bytes(self._staging[start : start + length]))
                     self._statistics.received_copied_bytes += length
-                    self._take_whole(inbox, event, memoryview(copy))
+                    self._take_whole(inbox, event, copy)
                     return
             elif self._crowded and length <= _MIDDLE and inbox.takes_whole(length, event.remaining):
-                self._begin_in_place(inbox, event)
-                return
+                target = self._place_in_block(length)
+                if whole:
+                    self._take_whole(inbox, event, target)
+                    return
+                self._in_place = True
         self._inbox = inbox
         self._frame = (event.flags, length, event.crc)
         if inbox is not None:
             try:
-                inbox.begin(length, event.remaining)
+                inbox.begin(length, event.remaining, target)
             except MessageTooLargeError as error:
                 self._inbox = None
                 self._on_refused(inbox.state.owner, error)
@@ -249,20 +256,14 @@ class Receiver:
             self._codec.payload_received(0)
             self._complete()
 
-    def _begin_in_place(self, inbox: Inbox, event: Data) -> None:
-        """The payload stays in the block, whether all of it is there already or some is still to come."""
-        length = event.length
-        if self._staging is self._own or len(self._staging) - self._start < length:
-            self._statistics.received_copied_bytes += min(self._end - self._start, length)
+    def _place_in_block(self, length: int) -> memoryview:
+        """The next ``length`` bytes of a block, where the payload stays; what is staged of it is there."""
+        start = self._start
+        if self._staging is self._own or len(self._staging) - start < length:
+            self._statistics.received_copied_bytes += min(self._end - start, length)
             self._restage(self._memory.take(_BLOCK))
-        view = self._staging[self._start : self._start + length]
-        if self._end - self._start >= length:
-            self._take_whole(inbox, event, view)
-            return
-        self._in_place = True
-        self._inbox = inbox
-        self._frame = (event.flags, length, event.crc)
-        inbox.begin_in(view)
+            start = 0
+        return self._staging[start : start + length]
 
     def _take_whole(self, inbox: Inbox, event: Data, payload: memoryview) -> None:
         """The whole payload is staged already, and ``payload`` is what the application gets."""

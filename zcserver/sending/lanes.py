@@ -104,30 +104,30 @@ class Lanes:
         buffer = self._iovec.buffer
         position = total = frames = 0
         for frame in self.train:
-            # A header takes a slot of its own, and is worth sending only with some of its payload.
-            if frame.lane != REFERENCE or slots < 2:
+            if frame.lane != REFERENCE:
                 break
-            frames += 1
             sent = frame.sent
-            if sent < HEADER_SIZE:
-                header_at = frame.slab.address + frame.header_start  # type: ignore[union-attr]
-                _put_iovec(buffer, position, header_at + sent, HEADER_SIZE - sent)
-                position += 16
+            header = HEADER_SIZE - sent if sent < HEADER_SIZE else 0
+            left = frame.nbytes - sent - header
+            at = frame.outgoing.address + frame.start + sent + header - HEADER_SIZE
+            offset = at & _PAGE_MASK
+            pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
+            if header:  # in a slot of its own
                 slots -= 1
-                total += HEADER_SIZE - sent
-                sent = HEADER_SIZE
-            left = frame.nbytes - sent
-            if left:
-                at = frame.outgoing.address + frame.start + sent - HEADER_SIZE
-                offset = at & _PAGE_MASK
-                pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
-                if pages > slots:  # the rest of this frame goes with the next piece
-                    pages = slots
-                    left = (slots << _PAGE_SHIFT) - offset
-                _put_iovec(buffer, position, at, left)
+            if pages > slots:
+                if frames:
+                    break  # it goes with the next piece, whole: its rest would cost as much as a piece
+                pages = slots
+                left = (slots << _PAGE_SHIFT) - offset
+            if header:
+                header_at = frame.slab.address + frame.header_start + sent  # type: ignore[union-attr]
+                _put_iovec(buffer, position, header_at, header)
                 position += 16
-                slots -= pages
-                total += left
+            _put_iovec(buffer, position, at, left)
+            position += 16
+            slots -= pages
+            total += header + left
+            frames += 1
             if one_frame:
                 break
         return position >> 4, total, frames

@@ -137,7 +137,13 @@ class Sender:
                     continue
                 size = room
             if outgoing.file is None:
-                self._frame_memory(channel, outgoing, size)
+                slab = None
+                if outgoing.address:
+                    slab = self._slab
+                    if slab is None or slab.used > LAST_HEADER:
+                        slab = self._next_slab()
+                frame = Frame(outgoing, size, COPY if slab is None else REFERENCE, slab)
+                self._commit(channel, outgoing, frame)
             elif not self._frame_file(channel, outgoing.file, outgoing, size):
                 if channel.ready:  # else it was given up
                     self._set_aside(channel)
@@ -151,15 +157,6 @@ class Sender:
         """The channel at the head has nothing to frame now: others go on; it waits to be made ready."""
         self._ready.popleft()
         channel.ready = False
-
-    def _frame_memory(self, channel: Channel, outgoing: Outgoing, size: int) -> None:
-        """Cut a frame of ``size`` payload bytes."""
-        slab = None
-        if outgoing.address:
-            slab = self._slab
-            if slab is None or slab.used > LAST_HEADER:
-                slab = self._next_slab()
-        self._commit(channel, outgoing, Frame(outgoing, size, COPY if slab is None else REFERENCE, slab))
 
     def _next_slab(self) -> HeaderSlab | None:
         """A fresh header page of this principal's, or None: then the frame is copied."""
