@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from zcserver_protocol import events
 from zcserver_protocol.codec import Codec
 from zcserver_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TooManyStreams
-from zcserver_protocol.frames import FEATURE_CRC32C
+from zcserver_protocol.frames import END_STREAM, FEATURE_CRC32C
 from zcserver_protocol.states import UNANSWERED
 from zcserver_protocol.streams import Args, StreamState
 
@@ -287,7 +287,7 @@ class Engine:
         if channel.state.send_state == UNANSWERED:
             self.codec.reply(channel.state, {}, 0)
         channel.queued += outgoing.nbytes
-        if outgoing.ends_stream:
+        if outgoing.flags & END_STREAM:
             channel.last_completion = outgoing
         channel.outgoing.append(outgoing)
         if not channel.ready:

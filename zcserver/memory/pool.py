@@ -109,7 +109,10 @@ class Pool:
             if span is None:
                 return None
         self._queue.grants += 1
-        return self._lease_out(span, nbytes, account, holder)
+        self._charge(span, account, holder).filling += pages
+        if span.nbytes != nbytes or span.exporter is None:
+            span.export(nbytes)
+        return Buffer(self, span, nbytes, principal, holder, span.region.account is not self._common)
 
     async def acquire(
         self,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zcserver.errors import ConnectionLostError
-from zcserver_protocol.frames import HEADER_SIZE
+from zcserver_protocol.frames import END_MESSAGE, END_STREAM, HEADER_SIZE
 
 from .completion import Completion
 
@@ -36,14 +36,14 @@ class Outgoing(Completion):
     """One message, from ``send`` to the acknowledgement of its last byte, and the promise of that.
 
     ``address`` is 0 for what may only be copied; ``view`` is what the copy lane reads; ``framed`` is how
-    many of its ``nbytes`` have become DATA frames; ``referenced`` tells that the kernel may hold its pages.
+    many of its ``nbytes`` have become DATA frames, the last of which carries ``flags``; ``referenced`` tells
+    that the kernel may hold its pages.
     """
 
     __slots__ = (
         "address",
-        "ends_message",
-        "ends_stream",
         "file",
+        "flags",
         "framed",
         "memory",
         "nbytes",
@@ -64,8 +64,7 @@ class Outgoing(Completion):
         self.memory = memory
         self.view = view
         self.address = address
-        self.ends_message = True
-        self.ends_stream = ends_stream
+        self.flags = END_MESSAGE | END_STREAM if ends_stream else END_MESSAGE
         self.file = file
         self.framed = 0
         self.referenced = False
@@ -106,7 +105,7 @@ def _still_read(error: BaseException) -> BaseException:
 def end_marker() -> Outgoing:
     """An END_STREAM of its own, which ends no message."""
     marker = Outgoing(0, view=memoryview(b""), ends_stream=True)
-    marker.ends_message = False
+    marker.flags = END_STREAM
     return marker
 
 

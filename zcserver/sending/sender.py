@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from zcserver.memory import PAGE, Pool, Principal
 from zcserver_protocol.codec import Codec
-from zcserver_protocol.frames import CRC, END_MESSAGE, END_STREAM, HEADER_SIZE
+from zcserver_protocol.frames import CRC, HEADER_SIZE
 from zcserver_protocol.states import FLOWING
 from zcserver_protocol.streams import StreamState
 
@@ -214,16 +214,12 @@ class Sender:
     def _commit(self, channel: Channel, outgoing: Outgoing, frame: Frame) -> None:
         """Write the frame's header and give it its place in the byte stream: from here it will be sent."""
         size = frame.nbytes - HEADER_SIZE
-        flags = crc = left = 0
-        if frame.last:
+        flags = crc = 0
+        left = outgoing.nbytes - outgoing.framed - size
+        if not left:
+            flags = outgoing.flags
             channel.outgoing.popleft()
             self._statistics.messages_sent += 1
-            if outgoing.ends_message:
-                flags = END_MESSAGE
-            if outgoing.ends_stream:
-                flags |= END_STREAM
-        else:
-            left = outgoing.nbytes - outgoing.framed - size
         if self._checksum is not None and size:
             crc = self._checksum(frame.copyable()[1])
             flags |= CRC
