@@ -2,6 +2,7 @@ import errno
 import gc
 import mmap
 import os
+import select
 import socket
 import sys
 import weakref
@@ -141,6 +142,16 @@ def test_socket_calls_move_the_bytes_given(pair):
     assert DEFAULT.recvmsg_into(theirs, [head, tail]) == 5
     assert DEFAULT.recv_into(theirs, rest) == 3
     assert head + tail + rest == b"abcdefgh"
+
+
+def test_unread_counts_what_can_be_read_at_once(pair):
+    ours, theirs = pair
+    assert DEFAULT.unread(theirs) == 0
+    ours.sendall(b"12345")
+    assert select.select([theirs], [], [], 10)[0]
+    assert DEFAULT.unread(theirs) == 5
+    theirs.recv(5)
+    assert DEFAULT.unread(theirs) == 0
 
 
 def test_unacknowledged_counts_what_tcp_holds(pair):

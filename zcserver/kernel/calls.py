@@ -149,6 +149,11 @@ class Kernel:
         answer = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0")  # the same number as SIOCOUTQ
         return int.from_bytes(answer, sys.byteorder)
 
+    def unread(self, sock: socket.socket) -> int:
+        """Bytes that can be read now without waiting."""
+        answer = fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0")
+        return int.from_bytes(answer, sys.byteorder)
+
     # -- files and memory --
 
     def page_cached(self, fd: int, offset: int) -> bool | None:

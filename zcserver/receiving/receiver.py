@@ -90,6 +90,7 @@ class Receiver:
         codec = self._codec
         turn = 0
         alive = True
+        waits = False
         self.heard = False
         try:
             while turn < _TURN:
@@ -104,10 +105,12 @@ class Receiver:
                     self._acknowledge()
                 if count < wanted:
                     break  # the socket is empty; epoll would tell if that has changed meanwhile
+            else:
+                waits = self._kernel.unread(self._sock) > 0  # it will be readable again at once
         except BlockingIOError:
             pass
         # Rule 4: at the latest when the next read would block, so that no completion waits for traffic.
-        if codec.acknowledgeable != codec.acknowledged:
+        if codec.acknowledgeable != codec.acknowledged and not waits:
             self._acknowledge()
         self._crowded = turn >= 2 * (HEADER_SIZE + self._length) and self._memory.roomy(_BLOCK)
         if self._staging is not self._own and not self._in_place:

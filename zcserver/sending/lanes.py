@@ -115,8 +115,8 @@ class Lanes:
             if header:  # in a slot of its own
                 slots -= 1
             if pages > slots:
-                if frames:
-                    break  # it goes with the next piece, whole: its rest would cost as much as a piece
+                if slots < PIECE_SLOTS >> 1 and frames:
+                    break  # it goes with the next piece, whole: a short rest would cost as much as a piece
                 pages = slots
                 left = (slots << _PAGE_SHIFT) - offset
             if header:
