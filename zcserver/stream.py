@@ -30,7 +30,9 @@ class Message:
     """One received message. ``data`` is a memoryview of its bytes, in one piece.
 
     The memory is the application's for as long as any view or array of it lives, and goes back by itself
-    after that; holding many messages holds receive memory. ``bytes(message)`` copies it out.
+    after that; holding many messages holds receive memory. Messages of up to 64 KiB that came in together
+    share a piece of 260 KiB, which is held by any of them: copy out what you keep for long, by
+    ``bytes(message)``.
     """
 
     __slots__ = ("data",)

@@ -112,7 +112,8 @@ class Receiver:
         # Rule 4: at the latest when the next read would block, so that no completion waits for traffic.
         if codec.acknowledgeable != codec.acknowledged and not waits:
             self._acknowledge()
-        self._crowded = turn >= 2 * (HEADER_SIZE + self._length) and self._memory.roomy(_BLOCK)
+        numbers = self._length > SMALL and turn >= 2 * (HEADER_SIZE + self._length)
+        self._crowded = numbers and self._memory.roomy(_BLOCK)
         if self._staging is not self._own and not self._in_place:
             self._restage(self._own)  # an idle connection holds no block
         return alive

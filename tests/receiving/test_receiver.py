@@ -1,0 +1,233 @@
+"""Whatever the sizes and however the bytes arrive, each message is whole, stays as it is, and goes back.
+
+The socket is played by a kernel that hands out scripted bytes, the peer by a codec.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zcserver.kernel.calls import Kernel
+from zcserver.memory import Pool
+from zcserver.receiving.inbox import CHUNKS, MESSAGES, Inbox
+from zcserver.receiving.memory import ReceiveMemory
+from zcserver.receiving.receiver import Receiver
+from zcserver.sending.statistics import TransferStatistics
+from zcserver_protocol.codec import Codec, Limits
+from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
+
+KIB = 1024
+MIB = 1 << 20
+MIDDLE = 64 * KIB
+SIZES = [0, 1, 100, 16 * KIB, 16 * KIB + 1, 20_000, 48 * KIB, MIDDLE - 1, MIDDLE, MIDDLE + 1, 300 * KIB]
+
+
+class Script(Kernel):
+    """``here`` can be read now; more than that blocks."""
+
+    def __init__(self):
+        self.here = bytearray()
+        self.calls = 0
+
+    def recv_into(self, sock, buffer):
+        return self.recvmsg_into(sock, [buffer])
+
+    def recvmsg_into(self, sock, buffers):
+        self.calls += 1
+        if not self.here:
+            raise BlockingIOError
+        total = 0
+        for buffer in buffers:
+            count = min(len(buffer), len(self.here))
+            buffer[:count] = self.here[:count]
+            del self.here[:count]
+            total += count
+        return total
+
+    def unread(self, sock):
+        return len(self.here)
+
+
+class Ends:
+    """A sending codec, and a receiver with one stream."""
+
+    def __init__(self, mode=MESSAGES, max_message=64 * MIB):
+        limits = Limits(window=8 * MIB)
+        self.peer = Codec("client", limits, 0.0)
+        codec = Codec("server", limits, 0.0)
+        self.kernel = Script()
+        self.pool = Pool(64 * MIB)
+        self.memory = ReceiveMemory(256 * MIB, self.pool)
+        self.statistics = TransferStatistics()
+        self.refused = []
+        self.opened = []
+        self.receiver = Receiver(
+            None, self.kernel, codec, self.memory, self.statistics, None, self.opened.append,
+            lambda channel: None, lambda channel: None, lambda channel, error: self.refused.append(error),
+        )  # fmt: skip
+        self.codec = codec
+        self.exchange()
+        self.stream = self.peer.open("TEST", "/", {}, 0)
+        self.exchange()
+        state = next(event.stream for event in self.opened if type(event).__name__ == "Opened")
+        self.inbox = Inbox(state, self.memory, 32 * MIB, max_message)
+        self.inbox.mode = mode
+        state.owner = SimpleNamespace(inbox=self.inbox, wants_news=False)
+        self.memory.reserve(40 * MIB)
+        codec.reply(state, {}, 0)
+        codec.credit(state, 40 * MIB)
+        self.exchange()
+
+    def exchange(self):
+        for _ in range(4):
+            self.arrive(self.peer.take_control())
+            answer = memoryview(self.codec.take_control())
+            while answer:
+                needs = self.peer.needs
+                self.peer.feed(answer[:needs])
+                answer = answer[needs:]
+
+    def arrive(self, data):
+        self.kernel.here += data
+        while self.kernel.here:
+            self.receiver.read()
+
+    def frame(self, payload, left=0, flags=END_MESSAGE):
+        header = bytearray(HEADER_SIZE)
+        self.peer.data_header_into(header, 0, self.stream, len(payload), left, 0 if left else flags, 0)
+        return bytes(header) + payload
+
+    def message(self, payload, frame=MIB):
+        parts = [payload[start : start + frame] for start in range(0, len(payload), frame)] or [b""]
+        left = len(payload)
+        wire = b""
+        for part in parts:
+            left -= len(part)
+            wire += self.frame(part, left)
+        return wire
+
+
+def content(number, size):
+    return bytes([number % 251 + 1]) * size
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_every_message_is_whole_and_stays_as_it_is(data):
+    ends = Ends()
+    sizes = data.draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=40), label="sizes")
+    frame = data.draw(st.sampled_from([20_000, MIDDLE, MIB]), label="frame")
+    wire = b"".join(ends.message(content(number, size), frame) for number, size in enumerate(sizes))
+    keep = data.draw(st.integers(1, 5), label="keep every n-th")
+    kept, taken = [], 0
+    while wire:
+        step = data.draw(st.sampled_from([10, HEADER_SIZE, 5_000, 70_000, 200_000, MIB]), label="arrives")
+        ends.arrive(wire[:step])
+        wire = wire[step:]
+        while (view := ends.inbox.take_message()) is not None:
+            assert view == content(taken, sizes[taken])
+            if taken % keep == 0:
+                kept.append((taken, view))
+            taken += 1
+            del view
+    assert taken == len(sizes)
+    for number, view in kept:
+        assert view == content(number, sizes[number]), "what the application keeps was overwritten"
+    kept.clear()
+    del view
+    assert ends.memory.used == ends.memory.promised, "memory did not come back"
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_chunks_are_the_bytes_in_order(data):
+    ends = Ends(CHUNKS)
+    sizes = data.draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=30), label="sizes")
+    wire = b"".join(ends.message(content(number, size), 50_000) for number, size in enumerate(sizes))
+    got = bytearray()
+    while wire:
+        step = data.draw(st.sampled_from([HEADER_SIZE, 5_000, 200_000, MIB]), label="arrives")
+        ends.arrive(wire[:step])
+        wire = wire[step:]
+        while (view := ends.inbox.take_chunk()) is not None:
+            got += view
+    assert got == b"".join(content(number, size) for number, size in enumerate(sizes))
+
+
+def test_middle_messages_in_numbers_are_slices_of_few_blocks():
+    ends = Ends()
+    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(4)))
+    calls, copied = ends.kernel.calls, ends.statistics.received_copied_bytes
+    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(4, 16)))
+    views = [ends.inbox.take_message() for _ in range(16)]
+    assert [view[0] for view in views] == [content(number, 1)[0] for number in range(16)]
+    assert len({id(view.obj) for view in views[4:]}) == 3
+    assert ends.kernel.calls - calls <= 4
+    assert ends.statistics.received_copied_bytes == copied
+
+
+def test_a_lone_middle_message_has_memory_of_its_own():
+    ends = Ends()
+    for number in range(4):
+        ends.arrive(ends.message(content(number, MIDDLE)))
+    views = [ends.inbox.take_message() for _ in range(4)]
+    assert len({id(view.obj) for view in views}) == 4
+    assert ends.memory.used - ends.memory.promised == 4 * MIDDLE
+
+
+def test_an_idle_connection_holds_no_block():
+    ends = Ends()
+    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(16)))
+    while ends.inbox.take_message() is not None:
+        pass
+    assert ends.memory.used == ends.memory.promised
+
+
+def test_a_stream_given_up_while_its_frame_lands_in_a_block_harms_nobody():
+    ends = Ends()
+    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(4)))
+    wire = b"".join(ends.message(content(number, MIDDLE)) for number in range(4, 8))
+    ends.arrive(wire[: len(wire) - 30_000])
+    ends.inbox.discarding = True
+    ends.arrive(wire[len(wire) - 30_000 :])
+    assert ends.codec.payload_left == 0
+    assert ends.codec.acknowledgeable == ends.peer.framed
+    assert [ends.inbox.take_message()[0] for _ in range(7)] == [content(n, 1)[0] for n in range(7)]
+    assert ends.inbox.take_message() is None
+
+
+def test_memory_attached_while_a_frame_lands_in_a_block_gets_it_first():
+    ends = Ends(CHUNKS)
+    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(4)))
+    while ends.inbox.take_chunk() is not None:
+        pass
+    wire = b"".join(ends.message(content(number, MIDDLE)) for number in range(4, 8))
+    ends.arrive(wire[: len(wire) - 30_000])
+    sink = bytearray(4 * MIDDLE)
+    filled = []
+    for _ in range(4):
+        ends.inbox.attach(memoryview(sink)[sum(filled) :])
+        if not ends.inbox.sink_done:
+            ends.arrive(wire[len(wire) - 30_000 :])
+        filled.append(ends.inbox.detach())
+    assert filled == [MIDDLE] * 4
+    assert bytes(sink) == b"".join(content(number, MIDDLE) for number in range(4, 8))
+
+
+def test_a_message_too_large_is_refused_in_a_block_too():
+    ends = Ends(max_message=40_000)
+    ends.arrive(b"".join(ends.message(content(number, 30_000)) for number in range(8)))
+    ends.arrive(ends.message(content(8, 30_000)) + ends.message(content(9, 50_000)))
+    assert [len(ends.inbox.take_message()) for _ in range(9)] == [30_000] * 9
+    (error,) = ends.refused
+    assert "50000 bytes exceeds max_message (40000 bytes)" in str(error)
+
+
+@pytest.mark.parametrize("count", [15, 16, 17, 40])
+def test_a_full_turn_leaves_no_acknowledgement_behind(count):
+    """What fills a turn exactly is acknowledged at once; what does not is when the rest is read."""
+    ends = Ends()
+    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(count)))
+    assert ends.codec.acknowledged == ends.peer.framed
