@@ -1,9 +1,11 @@
 """The peer's socket holds our very pages, whatever TCP has acknowledged, and nothing was copied."""
 
+import anyio
 import pytest
 
 from tests.raw_peer import MIB, in_socket, serving, until
 from zcserver.kernel.calls import memory_at, pointer_to
+from zcserver.sending.slab import PLACES
 
 pytestmark = pytest.mark.anyio
 SIZE = 64 * 1024  # fits the peer's receive buffer with room to spare
@@ -52,6 +54,36 @@ async def test_megabytes_go_by_reference_without_a_copied_byte(make_context):
         total = len(messages) * MIB
         statistics = connection.statistics
         assert statistics.reference_bytes + statistics.copied_bytes == total
+        if context.by_reference:
+            assert statistics.copied_bytes == 0
+
+
+async def test_headers_find_room_although_the_pool_is_all_in_use(make_context):
+    """More messages than a page holds headers, never none in flight, and no page left for a second one."""
+    context = make_context(pool_size=4 * MIB)
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        connection = stream.connection
+        with await connection.acquire(MIB), await connection.acquire(MIB - 3 * SIZE):
+            kept = await connection.acquire_many([SIZE, SIZE, 4096])
+            rest = []
+            while (page := context.pool.try_acquire(4096, connection.principal, "the rest")) is not None:
+                rest.append(page)
+            for buffer in kept:
+                buffer.release()
+            before = await stream.send(await fill(connection, SIZE, b"m"))
+            for number in range(1, 2 * PLACES):
+                last = await stream.send(await fill(connection, SIZE, b"m"))
+                while len(peer.messages.get(theirs.id, ())) < number:
+                    await anyio.wait_readable(peer.sock)
+                    peer.read_now(most=4096)
+                await peer.answer()
+                await before.wait()
+                before = last
+            for page in rest:
+                page.release()
+        statistics = connection.statistics
+        assert statistics.reference_bytes + statistics.copied_bytes == 2 * PLACES * SIZE
         if context.by_reference:
             assert statistics.copied_bytes == 0
 

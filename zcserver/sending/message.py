@@ -134,9 +134,7 @@ class Frame:
             self.header_start = 0
         else:
             self.header = slab.view
-            self.header_start = position = slab.used
-            slab.used = position + HEADER_SIZE
-            slab.live += 1
+            self.header_start = slab.take()
         self.payload: Any = None
         self.sent = 0
         self.end = 0

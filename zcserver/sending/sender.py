@@ -19,7 +19,7 @@ from .files import FileRegion, Offload
 from .lanes import Lanes
 from .ledger import Ledger
 from .message import COPY, FILE, REFERENCE, Frame, Outgoing
-from .slab import LAST_HEADER, HeaderSlab
+from .slab import PLACES, HeaderSlab
 from .statistics import TransferStatistics
 
 # Frames are cut this far ahead of the socket, in bytes: enough for the next pieces, little enough that a
@@ -140,7 +140,7 @@ class Sender:
                 slab = None
                 if outgoing.address:
                     slab = self._slab
-                    if slab is None or slab.used > LAST_HEADER:
+                    if slab is None or slab.live == PLACES:
                         slab = self._next_slab()
                 frame = Frame(outgoing, size, COPY if slab is None else REFERENCE, slab)
                 self._commit(channel, outgoing, frame)
@@ -240,8 +240,8 @@ class Sender:
             slab = frame.slab
             if slab is not None:
                 slab.live -= 1
-                if not slab.live:
-                    self._slab_home(slab)
+                if not slab.live and slab is not self._slab:
+                    slab.buffer.home()
             if frame.last:
                 outgoing = frame.outgoing
                 memory = outgoing.memory
@@ -253,13 +253,6 @@ class Sender:
                 outgoing.resolve()
                 completed += 1
         self._statistics.messages_acknowledged += completed
-
-    def _slab_home(self, slab: HeaderSlab) -> None:
-        """All of its headers are acknowledged: nobody reads it any more."""
-        if slab is self._slab:
-            slab.used = 0
-        else:
-            slab.buffer.home()
 
     def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
         """Give up what ``channel`` has queued. Frames already cut are still sent, ``then`` is called after.

@@ -6,19 +6,20 @@ from zcserver.kernel.calls import memory_at, pointer_to
 from zcserver.memory import PAGE, Buffer
 from zcserver_protocol.frames import HEADER_SIZE
 
-LAST_HEADER: Final = PAGE - HEADER_SIZE
-"""The last place in a page where a header fits."""
+PLACES: Final = PAGE // HEADER_SIZE
+"""How many headers a page holds."""
 
 
 class HeaderSlab:
-    """One page of frame headers. It goes home when its last header has been acknowledged.
+    """One page of frame headers, used round and round. It goes home when none of its headers is in flight.
 
-    Write a header into ``view`` at ``used``, which must not be past ``LAST_HEADER``, then move ``used`` on
-    and count ``live`` up; count it down when that frame is acknowledged. The page is sealed like any sent
-    buffer, but headers are still appended to it: no place is written twice while anything in it is live.
+    ``take`` a place, unless all ``PLACES`` are ``live``, and write a header into ``view`` there; count
+    ``live`` down when that frame is acknowledged. Frames are acknowledged in the order of their headers, so
+    the next place is free whenever any is. The page is sealed like any sent buffer, yet written to: never
+    where a header is in flight.
     """
 
-    __slots__ = ("address", "buffer", "live", "used", "view")
+    __slots__ = ("_next", "address", "buffer", "live", "view")
 
     def __init__(self, buffer: Buffer) -> None:
         buffer.seal()
@@ -26,4 +27,11 @@ class HeaderSlab:
         self.address = buffer.address
         self.view = memoryview(memory_at(pointer_to(buffer.address), PAGE))
         self.live = 0
-        self.used = 0
+        self._next = 0
+
+    def take(self) -> int:
+        """The next place, as an offset in the page."""
+        place = self._next
+        self._next = (place + HEADER_SIZE) & (PAGE - 1)
+        self.live += 1
+        return place
