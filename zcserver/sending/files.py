@@ -7,12 +7,14 @@ region keeps its pipe until it is drained; pipes are capped, and past the cap th
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from zcserver.kernel.calls import Kernel
 from zcserver.kernel.pipe import Pipe, PipeShare
 
 _COPIED_PIECE: Final = 256 * 1024
+_PROBE_EVERY: Final = 256 * 1024  # bytes; a probe costs 1 µs
 Offload = Callable[[Callable[[], int], Callable[[int, BaseException | None], None]], None]
 
 
@@ -51,22 +53,14 @@ class FileRegion:
         """
         if self.pipe is None and self._splices:
             self.pipe = self._pipes.lease()
-        pipe, fd, offset = self.pipe, self._fd, self._offset
-        if pipe is not None:
-            if self._kernel.page_cached(fd, offset):
-                try:
-                    self._filled(pipe.fill_from_file(fd, offset, count), None)
-                except OSError as error:
-                    self._filled(0, error)
-                return True
-
-            def work() -> int:
-                return pipe.fill_from_file_blocking(fd, offset, count)
-        else:
-
-            def work() -> int:
-                self.chunk = os.pread(fd, min(count, _COPIED_PIECE), offset)
-                return len(self.chunk)
+        if self.pipe is None:
+            count = min(count, _COPIED_PIECE)
+        if self._cached(count):
+            try:
+                self._filled(self._read(count, waits=False), None)
+            except OSError as error:
+                self._filled(0, error)
+            return True
 
         def done(filled: int, error: BaseException | None) -> None:
             self.busy = self._reading = False
@@ -78,8 +72,29 @@ class FileRegion:
 
         self.busy = True
         self._reading = True
-        offload(work, done)
+        offload(partial(self._read, count, waits=True), done)
         return False
+
+    def _cached(self, count: int) -> bool:
+        """Whether the next ``count`` bytes are in the page cache, judged by some of them.
+
+        By the last one, too: while the kernel reads ahead, only the head of what it reads is there, and
+        waiting for the tail would stop the event loop.
+        """
+        cached, fd, at = self._kernel.page_cached, self._fd, self._offset
+        last = at + count - 1
+        while at < last:
+            if not cached(fd, at):
+                return False
+            at += _PROBE_EVERY
+        return bool(cached(fd, last))
+
+    def _read(self, count: int, waits: bool) -> int:
+        pipe, fd, offset = self.pipe, self._fd, self._offset
+        if pipe is None:
+            self.chunk = os.pread(fd, count, offset)
+            return len(self.chunk)
+        return (pipe.fill_from_file_blocking if waits else pipe.fill_from_file)(fd, offset, count)
 
     def _filled(self, count: int, error: BaseException | None) -> None:
         if error is None and count == 0:
