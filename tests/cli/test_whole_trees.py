@@ -1,6 +1,6 @@
 """A tree goes out and comes back by ``put -r``, ``get -r`` and ``sync``, and nothing of it is lost.
 
-A few hundred files up to some MiB by default; ``ZCSERVER_TREE=full`` takes 5,000, up to 2 GiB (some 25 GiB of disk).
+A few hundred files up to some MiB; with ``ZCSERVER_TREE=full`` 5,000 up to 2 GiB (15 GiB of disk).
 """
 
 import hashlib
@@ -105,7 +105,10 @@ def test_a_large_tree_makes_the_round_trip_and_a_second_sync_moves_nothing(tmp_p
         check(tmp_path / "back")
     # A server of its own, so that its counters tell what the second time moved.
     with serving(root, "--writable", "--summary", "--access-log", tmp_path / "log") as server:
-        for source, target in ((planted, f"{server.url}/synced"), (f"{server.url}/synced", tmp_path / "back")):
+        for source, target in (
+            (planted, f"{server.url}/synced"),
+            (f"{server.url}/synced", tmp_path / "back"),
+        ):
             done = told("sync", source, target, "--delete")
             assert (done["files"], done["bytes"], done["removed"], done["failures"]) == (0, 0, 0, [])
             assert done["unchanged"] == files

@@ -84,6 +84,8 @@ class OpenFile:
 
         ``cached``: NotCachedError if the disk is needed to tell.
         """
+        if cached and not self._root.local:  # (even fstat may ask somebody there)
+            raise NotCachedError
         if validator_of(os.fstat(self.fd)) != self.validator:
             return False
         try:
@@ -103,6 +105,8 @@ class Root:
     ``name`` is its name in the virtual directory of a server of several roots, empty for the only one.
     ``hidden`` serves names that begin with a dot; ``links`` tells what becomes of symbolic links that stay
     beneath the directory (those that leave it are never followed).
+
+    ``local`` tells whether its file system has in memory what it has opened.
 
     Its methods block on the disk: call them in a thread. With ``cached`` some never do, and raise
     NotCachedError where they would have to or nobody can tell. Raises OSError when ``directory`` cannot be
@@ -127,7 +131,7 @@ class Root:
         self._kernel = kernel
         self._resolve = _RESOLVE | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
         self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._local = file_system_of(self.fd) in _LOCAL
+        self.local = file_system_of(self.fd) in _LOCAL
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -245,7 +249,7 @@ class Root:
         return open_beneath(self._kernel, self.fd, path, flags, self._resolve)
 
     def _open_cached(self, path: bytes, flags: int) -> int:
-        if not self._local:
+        if not self.local:
             raise NotCachedError
         resolve = self._resolve | RESOLVE_NO_XDEV | RESOLVE_CACHED  # the latter since Linux 5.12
         try:
