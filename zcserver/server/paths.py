@@ -66,18 +66,22 @@ class OpenFile:
         self._root = root
         self._relative = relative
 
-    def read(self, offset: int, nbytes: int, cached: bool = False) -> bytes:
+    def read(self, offset: int, nbytes: int, cached: bool = False) -> bytes | bytearray:
         """So many bytes, fewer only at the end; OSError. ``cached``: NotCachedError if the disk is needed."""
         if not cached:
             return os.pread(self.fd, nbytes, offset)
         data = bytearray(nbytes)
         try:
-            count = os.preadv(self.fd, [data], offset, os.RWF_NOWAIT)
+            count = os.preadv(self.fd, (data,), offset, os.RWF_NOWAIT)
         except OSError:
             raise NotCachedError from None
         if count < nbytes:
             raise NotCachedError
-        return bytes(data)
+        return data
+
+    def rewritten(self) -> bool:
+        """Whether somebody has written to it since it was opened, or made it shorter."""
+        return validator_of(os.fstat(self.fd)) != self.validator
 
     def unchanged(self, cached: bool = False) -> bool:
         """Whether it still is what it was when it was opened, and what its path names.
@@ -86,7 +90,7 @@ class OpenFile:
         """
         if cached and not self._root.local:  # (even fstat may ask somebody there)
             raise NotCachedError
-        if validator_of(os.fstat(self.fd)) != self.validator:
+        if self.rewritten():
             return False
         try:
             return validator_of(self._root.stat(self._relative, cached)) == self.validator

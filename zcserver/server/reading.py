@@ -132,7 +132,7 @@ class Reader:
             file.close()
         await stream.end()
 
-    def _begin(self, wanted: _Wanted, cached: bool = False) -> tuple[OpenFile, int, bytes | None]:
+    def _begin(self, wanted: _Wanted, cached: bool = False) -> tuple[OpenFile, int, bytes | bytearray | None]:
         """The open file, how many bytes of it are to be sent and, if they are few, these bytes of one state.
 
         ``cached``: NotCachedError if the disk is needed.
@@ -149,7 +149,8 @@ class Reader:
                 return file, length, None
             with refusals(path):
                 content = file.read(offset, length, cached)
-            if len(content) != length or not file.unchanged(cached):
+            # (Another file of that name by now makes no difference: these are the bytes of the one it had.)
+            if len(content) != length or file.rewritten():
                 raise changed(path)
         except BaseException:
             file.close()
