@@ -1,10 +1,13 @@
 """STAT, LIST, GET with ranges and validators, stable GET, DIGEST: what the file protocol promises."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import tempfile
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
@@ -414,6 +417,77 @@ async def test_a_cold_get_that_is_abandoned_leaves_nothing_behind(served, files,
         assert (await get(connection, "/cold"))[1] == cold.read_bytes()
         # The file and its duplicate for the lane; the pipe of two descriptors is kept for the next.
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+# -- file systems and kernels that cannot say what is cached ------------------------------------------
+
+
+def reads_counted(kernel):
+    """``kernel`` on a file system that answers EOPNOTSUPP to RWF_NOWAIT; ``threads`` read for it."""
+
+    class Silent(type(kernel)):
+        threads = 0
+
+        def page_cached(self, fd, offset):
+            return None
+
+        def splice_blocking(self, *arguments):
+            assert threading.current_thread() is not threading.main_thread()
+            self.threads += 1
+            return super().splice_blocking(*arguments)
+
+    return Silent()
+
+
+async def test_a_file_system_that_cannot_tell_is_read_by_threads(served, files, make_context, kernel):
+    content = os.urandom(3 * MIB)
+    (served / "file").write_bytes(content)
+    silent = reads_counted(kernel)
+    async with connected(files, make_context, kernel=silent) as connection:
+        assert (await get(connection, "/file"))[1] == content
+        assert connection.context.splices_files is False or silent.threads > 0
+
+
+@pytest.fixture(params=[0, 5, 64 * 1024, 3 * MIB])
+def tmpfs(request):
+    """A directory on a tmpfs, and the content of the file in it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        content = os.urandom(request.param)
+        Path(directory, "file").write_bytes(content)
+        yield directory, content
+
+
+async def test_files_on_a_tmpfs_are_served(make_context, tmpfs):
+    directory, content = tmpfs
+    with Root(directory) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert (await get(connection, "/file"))[1] == content
+            half = len(content) // 2
+            assert (await get(connection, "/file", offset=half))[1] == content[half:]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+async def test_files_are_served_and_refused_as_ever_without_openat2(served, make_context, number):
+    opened_by = set()
+
+    class Without(Kernel):
+        def openat2(self, *arguments):
+            opened_by.add(threading.current_thread())
+            raise OSError(number, os.strerror(number))
+
+    (served / "sub").mkdir()
+    for name in ("small", "sub/large"):
+        (served / name).write_bytes(os.urandom(5 if name == "small" else 3 * MIB))
+    (served / "out").symlink_to("/etc/hostname")
+    with Root(served, Without()) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            for name in ("small", "sub/large"):
+                assert (await get(connection, f"/{name}"))[1] == (served / name).read_bytes()
+            assert await names(connection, "/", recursive=True) == ["out", "small", "sub", "sub/large"]
+            for path in ("/out", "/../etc/hostname"):
+                with refused(ErrorCode.FORBIDDEN):
+                    await get(connection, path)
+    assert opened_by - {threading.main_thread()}  # the walk in parts, which may wait for the disk
 
 
 # -- several roots, and what is kept to itself -------------------------------------------------------
