@@ -8,7 +8,6 @@ import anyio
 from zcserver.client import Client, Progress
 
 from .exits import CommandError, ExitCode
-from .progress import ProgressBars
 from .session import Outcome, TransferSettings, by_server, own_name, transferring
 
 
@@ -110,6 +109,6 @@ async def _get_tree(
     target: Path,
     outcome: Outcome,
     settings: TransferSettings,
-    progress: ProgressBars,
+    progress: Progress,
 ) -> None:
     outcome.add_tree(await client.fetch_tree(path, target, **settings.of_trees(progress)))

@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from zcserver.client import Address, Client, Transferred, TreeReport, client_context, parse_url
+from zcserver.client import Address, Client, Progress, Transferred, TreeReport, client_context, parse_url
 from zcserver.errors import TransferError
 from zcserver.file_protocol import unescape
 
 from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
 from .options import amount, rate
-from .progress import ProgressBars
 
 _FAILURES_SHOWN: Final = 5
 WOULD_BE: Final = "to transfer"
@@ -37,7 +36,7 @@ class TransferSettings:
     as_json: bool = False
     lanes: tuple[str, ...] | None = None
 
-    def of_trees(self, progress: ProgressBars) -> dict[str, Any]:
+    def of_trees(self, progress: Progress) -> dict[str, Any]:
         """The options of :meth:`Client.sync` and its like."""
         return {
             "jobs": self.jobs,
@@ -164,14 +163,21 @@ class Outcome:
 @contextlib.asynccontextmanager
 async def transferring(
     address: Address, settings: TransferSettings
-) -> AsyncIterator[tuple[Client, ProgressBars]]:
+) -> AsyncIterator[tuple[Client, Progress]]:
     """A connected client, and bars if there is a terminal to show them on. Ctrl-C ends the body."""
-    shows = not settings.quiet and not settings.as_json and sys.stderr.isatty()
     with Interruption() as interruption, client_context(lanes=settings.lanes) as context:
-        with ProgressBars(shows) as progress, interruption.cancels():
+        with _progress(settings) as progress, interruption.cancels():
             async with Client(address, context=context, limit_rate=settings.limit_rate) as client:
                 yield client, progress
         interruption.raise_if_caught()
+
+
+def _progress(settings: TransferSettings) -> contextlib.AbstractContextManager[Progress]:
+    if settings.quiet or settings.as_json or not sys.stderr.isatty():
+        return contextlib.nullcontext(Progress())
+    from .progress import ProgressBars  # what draws takes a tenth of a second to load
+
+    return ProgressBars()
 
 
 async def talking(address: Address, work: Callable[[Client], Awaitable[None]]) -> None:
