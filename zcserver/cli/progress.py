@@ -51,7 +51,7 @@ class ProgressBars(Progress):
             TimeRemainingColumn(compact=True),
         )
         self._bars = Bars(*columns, console=Console(stderr=True), transient=True, expand=True)
-        self._all = self._bars.add_task("", total=None)
+        self._all = self._bars.add_task("", total=None, visible=False)  # until there is something
         self._each: dict[str, TaskID] = {}
         self._idle: list[TaskID] = []
         self._untold: dict[TaskID, int] = {}
@@ -71,7 +71,7 @@ class ProgressBars(Progress):
         self._total += nbytes
         # Not by `update`, which forgets the speed with every new total.
         self._bars.tasks[0].total = self._total
-        self._bars.update(self._all, description=self._in_all())
+        self._bars.update(self._all, description=self._in_all(), visible=True)
 
     def started(self, path: str, size: int, done: int) -> None:
         name = printable(path.rstrip("/").rpartition("/")[2])

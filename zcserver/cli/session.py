@@ -15,7 +15,7 @@ from zcserver.file_protocol import unescape
 
 from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
-from .options import amount, rate
+from .options import amount, lanes_of, rate
 
 _FAILURES_SHOWN: Final = 5
 WOULD_BE: Final = "to transfer"
@@ -26,22 +26,22 @@ class TransferSettings:
     """What `get`, `put` and `sync` have in common. ``limit_rate`` in bytes per second, 0 for none."""
 
     jobs: int
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: list[str] | None = None
+    exclude: list[str] | None = None
     verify: bool = False
     restart: bool = False
     stable: bool = False
     limit_rate: int = 0
     quiet: bool = False
     as_json: bool = False
-    lanes: tuple[str, ...] | None = None
+    lanes: str = ""
 
     def of_trees(self, progress: Progress) -> dict[str, Any]:
         """The options of :meth:`Client.sync` and its like."""
         return {
             "jobs": self.jobs,
-            "include": self.include,
-            "exclude": self.exclude,
+            "include": self.include or (),
+            "exclude": self.exclude or (),
             "verify": self.verify,
             "restart": self.restart,
             "stable": self.stable,
@@ -165,7 +165,7 @@ async def transferring(
     address: Address, settings: TransferSettings
 ) -> AsyncIterator[tuple[Client, Progress]]:
     """A connected client, and bars if there is a terminal to show them on. Ctrl-C ends the body."""
-    with Interruption() as interruption, client_context(lanes=settings.lanes) as context:
+    with Interruption() as interruption, client_context(lanes=lanes_of(settings.lanes)) as context:
         with _progress(settings) as progress, interruption.cancels():
             async with Client(address, context=context, limit_rate=settings.limit_rate) as client:
                 yield client, progress
@@ -194,7 +194,9 @@ def own_name(path: str) -> str:
     name = os.fsdecode(unescape(path).rstrip(b"/").rpartition(b"/")[2])
     if name in ("", ".", "..") or "\0" in name:
         raise CommandError(
-            f"{printable(path)} has no name to save it under: give one with -o", ExitCode.USAGE
+            f"{printable(path)} has no name to save it under: name a file (zcserver ls shows them), "
+            f"or add -r, and -o with a name for the copy",
+            ExitCode.USAGE,
         )
     return name
 
