@@ -53,6 +53,9 @@ class Asker:
         while self._codec.peer is None:
             self._next()
 
+    def close(self) -> None:
+        self._sock.close()
+
     def ping(self) -> float:
         """Seconds from PING to its PONG."""
         token = next(self._tokens)
@@ -141,6 +144,7 @@ async def _load(port: int, folder: Path, streams: int, rate: int, evict: bool) -
     ):
         for _ in range(streams):
             tasks.start_soon(fetch_on)
+        print(f"reading {streams} files at once", flush=True)
 
 
 def _evict(path: Path) -> None:
@@ -157,11 +161,10 @@ def _evict(path: Path) -> None:
 class Stand:
     """The server, its two directories and the questions: kind of question → what asks it once."""
 
-    def __init__(self, port: int, slow: Path, settings: argparse.Namespace) -> None:
+    def __init__(self, port: int, asker: Asker, slow: Path, settings: argparse.Namespace) -> None:
         self._port = port
         self._slow = slow
         self._settings = settings
-        asker = Asker(port)
         self._questions: dict[str, Callable[[], float]] = {
             "PING": asker.ping,
             "GET 4 KiB": lambda: asker.get("/warm/small", 4096),
@@ -184,13 +187,13 @@ class Stand:
             return contextlib.nullcontext()
         given = self._settings
         words = [self._port, self._slow, given.streams, given.rate, int(condition == "slow disk")]
-        return _running(["-m", "benchmarks.slow_disk", "--load", *map(str, words)], settle=2.0)
+        return _running(["-m", "benchmarks.slow_disk", "--load", *map(str, words)])
 
 
 @contextlib.contextmanager
-def _running(
-    arguments: list[str], settle: float = 0.0, core: int = -1, enter: Callable[[], None] = lambda: None
-) -> Iterator[subprocess.Popen[str]]:
+def _running(arguments: list[str], core: int = -1, enter: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """What the process says first; it is ended with the block."""
+
     def prepare() -> None:
         enter()
         if core >= 0:
@@ -199,11 +202,14 @@ def _running(
     process = subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=prepare
     )
+    assert process.stdout is not None
     try:
-        time.sleep(settle)
+        said = process.stdout.readline()
+        if not said:
+            raise RuntimeError(f"{arguments} ended early")
+        yield said
         if process.poll() is not None:
             raise RuntimeError(f"{arguments} ended early")
-        yield process
     finally:
         process.kill()
         process.communicate()
@@ -225,13 +231,12 @@ def run(place: Path, disk: Disk, settings: argparse.Namespace) -> dict[str, dict
     _plant(disk.folder, {f"{number:03}": _SLOW_SIZE for number in range(_SLOW_FILES)})
     serve = ["-m", "zcserver.cli", "serve", f"warm={warm}", f"slow={disk.folder}", "--port", "0"]
     found: dict[str, dict[str, list[float]]] = {condition: {} for condition in _CONDITIONS}
-    with _running(serve, core=settings.cores[0], enter=disk.enter) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline().split(" at ")[1].split()[0].rstrip("/").rpartition(":")[2])
+    with _running(serve, core=settings.cores[0], enter=disk.enter) as said:
+        port = int(said.split(" at ")[1].split()[0].rstrip("/").rpartition(":")[2])
         os.sched_setaffinity(0, {settings.cores[1]} if settings.cores[1] >= 0 else os.sched_getaffinity(0))
-        stand = Stand(port, disk.folder, settings)
-        for _ in range(settings.rounds):
-            for condition in _CONDITIONS:
+        with contextlib.closing(Asker(port)) as asker:
+            stand = Stand(port, asker, disk.folder, settings)
+            for _, condition in itertools.product(range(settings.rounds), _CONDITIONS):
                 for kind, answers in stand.measure(condition).items():
                     found[condition].setdefault(kind, []).extend(answers)
     return found
