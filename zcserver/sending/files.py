@@ -6,6 +6,7 @@ region keeps its pipe until it is drained; pipes are capped, and past the cap th
 """
 
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -43,6 +44,7 @@ class FileRegion:
         self._splices = splices
         self._closed = False
         self._reading = False
+        self._closes_elsewhere = False  # the file system cannot tell what waits: closing may
 
     def prepare(self, count: int, offload: Offload, resume: Callable[[], None]) -> bool:
         """Read the next piece of at most ``count`` bytes; True when it (or an ``error``) is there now.
@@ -84,7 +86,8 @@ class FileRegion:
         cached, fd, at = self._kernel.page_cached, self._fd, self._offset
         last = at + count - 1
         while at < last:
-            if not cached(fd, at):
+            if not (answer := cached(fd, at)):
+                self._closes_elsewhere = answer is None
                 return False
             at += _PROBE_EVERY
         return bool(cached(fd, last))
@@ -122,10 +125,15 @@ class FileRegion:
             self._pipes.give_back(pipe)
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            (close_elsewhere if self._closes_elsewhere else os.close)(fd)
 
     def __repr__(self) -> str:
         return f"<FileRegion fd={self._fd} offset={self._offset} left={self.nbytes}>"
+
+
+def close_elsewhere(fd: int) -> None:
+    """Close a file whose file system may ask somebody about that (FLUSH of FUSE): not in the event loop."""
+    threading.Thread(target=os.close, args=(fd,), name="zcserver close").start()
 
 
 def file_size(file: Any) -> tuple[int, int]:
