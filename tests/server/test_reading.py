@@ -448,6 +448,32 @@ async def test_a_file_system_that_cannot_tell_is_read_by_threads(served, files, 
         assert connection.context.splices_files is False or silent.threads > 0
 
 
+@pytest.mark.parametrize("nbytes", [5, 3 * MIB])
+async def test_a_file_system_that_cannot_tell_closes_its_files_in_threads(
+    served, make_context, kernel, monkeypatch, nbytes
+):
+    source = served / "file"
+    source.write_bytes(os.urandom(nbytes))
+    inode = source.stat().st_ino
+    closed_by = []
+
+    def close(fd, close=os.close):
+        if os.fstat(fd).st_ino == inode:
+            closed_by.append(threading.current_thread())
+        close(fd)
+
+    with Root(served) as root:
+        root.local = False  # such as one on a network
+        files = FileServer(root)
+        async with connected(files, make_context, kernel=reads_counted(kernel)) as connection:
+            monkeypatch.setattr(os, "close", close)
+            assert len((await get(connection, "/file"))[1]) == nbytes
+            handles = 1 if nbytes == 5 else 2  # the server's own, and the duplicate that is sent from
+            await until(lambda: len(closed_by) == handles)
+            monkeypatch.undo()
+    assert threading.main_thread() not in closed_by
+
+
 @pytest.fixture(params=[0, 5, 64 * 1024, 3 * MIB])
 def tmpfs(request):
     """A directory on a tmpfs, and the content of the file in it."""

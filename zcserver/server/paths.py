@@ -26,6 +26,7 @@ from zcserver.kernel.calls import (
     RESOLVE_NO_XDEV,
     Kernel,
 )
+from zcserver.sending.files import close_elsewhere
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import file_system_of
@@ -98,9 +99,10 @@ class OpenFile:
             return False
 
     def close(self) -> None:
+        """Never waits for the disk."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            (os.close if self._root.local else close_elsewhere)(fd)
 
 
 class Root:
