@@ -133,7 +133,10 @@ class FileRegion:
 
 def close_elsewhere(fd: int) -> None:
     """Close a file whose file system may ask somebody about that (FLUSH of FUSE): not in the event loop."""
-    threading.Thread(target=os.close, args=(fd,), name="zcserver close").start()
+    try:
+        threading.Thread(target=os.close, args=(fd,), name="zcserver close").start()
+    except RuntimeError:  # the user's limit on threads
+        os.close(fd)
 
 
 def file_size(file: Any) -> tuple[int, int]:
