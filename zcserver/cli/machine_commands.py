@@ -55,10 +55,10 @@ def _serve(
 ) -> None:
     """Offer a directory; read-only unless --writable.
 
-    Prints a line with the URL, then runs until Ctrl-C (exit code 130) or SIGTERM (0), which let running
-    transfers finish. Nothing outside DIR can be reached. It listens on 127.0.0.1:7420 by default. There is
-    no authentication yet: beyond loopback, anyone who reaches the port can read DIR, and change it with
-    --writable.
+    Several directories are offered by name, each as NAME=DIR. Prints a line with the URL, then runs until
+    Ctrl-C (exit code 130) or SIGTERM (0), which let running transfers finish. Nothing outside DIR can be
+    reached. It listens on 127.0.0.1:7420 by default. There is no authentication yet: beyond loopback, anyone
+    who reaches the port can read DIR, and change it with --writable.
 
     Each option is also an environment variable (ZCSERVER_PORT) and a key of the TOML file (port); the
     command line goes before the environment, that before the file.

@@ -42,8 +42,9 @@ LanesOption = Annotated[
         help="Use only these ways to send, e.g. 'file,copy'.",
     ),
 ]
-UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="zc://host[:port]/path")]
-UrlsArgument = Annotated[list[str], typer.Argument(metavar="URL", help="zc://host[:port]/path")]
+# Hidden: the help would show no more than their Python types. The prose says what they are.
+UrlArgument = Annotated[str, typer.Argument(hidden=True, metavar="URL", help="zc://host[:port]/path")]
+UrlsArgument = Annotated[list[str], typer.Argument(hidden=True, metavar="URL", help="zc://host[:port]/path")]
 OutputOption = Annotated[
     str | None,
     typer.Option(

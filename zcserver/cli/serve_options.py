@@ -6,7 +6,7 @@ import typer
 
 RootsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="DIR", help="What to offer; several by name: NAME=DIR."),
+    typer.Argument(hidden=True, metavar="DIR", help="What to offer; several by name: NAME=DIR."),
 ]
 BindOption = Annotated[
     list[str] | None,

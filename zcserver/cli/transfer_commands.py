@@ -80,7 +80,8 @@ def _get(
 
 def _put(
     sources: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Local files, or directories; '-': stdin.")
+        list[str],
+        typer.Argument(hidden=True, metavar="PATH", help="Local files, or directories; '-': stdin."),
     ],
     url: UrlArgument,
     recursive: RecursiveOption = False,
@@ -95,8 +96,9 @@ def _put(
 ) -> None:
     """Send files, or directories with -r, to a server started with --writable.
 
-    A URL that ends with a slash is a directory to put them into; else it is the new name. A file appears
-    there when all of it is on the server's disk; before that, what had its name stays. Times are kept.
+    PATH is a local file or directory, or - for standard input. A URL that ends with a slash is a directory
+    to put them into; else it is the new name. A file appears there when all of it is on the server's disk;
+    before that, what had its name stays. Times are kept.
 
     \b
     Examples:
@@ -114,8 +116,8 @@ def _put(
 
 
 def _sync(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A URL, or a local directory.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="The other of them.")],
+    source: Annotated[str, typer.Argument(hidden=True, metavar="SRC", help="A URL, or a local directory.")],
+    target: Annotated[str, typer.Argument(hidden=True, metavar="DST", help="The other of them.")],
     delete: Annotated[bool, typer.Option("--delete", help="Remove from DST what SRC does not have.")] = False,
     dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Only tell what would be done.")] = False,
     jobs: JobsOption = _JOBS,
