@@ -97,7 +97,7 @@ def test_killed_at_any_point_it_goes_on_from_there(url, big, local):
     part = local / ".big.zcpart"
     content = big.read_bytes()
     have = 0
-    for _ in range(10):
+    for _ in range(20):
         wanted = have + chance.randrange(8) * MIB // 8
         with running("get", f"{url}/big", *SLOWLY) as process:
             if not reaches(part, wanted, process):  # it was faster than we looked
