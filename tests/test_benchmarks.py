@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import slow_disk
 from benchmarks.side import PAGE, CorruptionError
 from benchmarks.stamped_files import check, create, name_of
+from benchmarks.throttled_disk import Disk
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,3 +75,19 @@ def test_received_pages_of_the_wrong_place_or_file_are_noticed(tmp_path: Path) -
     for file, position in ((0, 0), (1, PAGE), (1, 5 * PAGE)):
         with pytest.raises(CorruptionError):
             check(data, file, position)
+
+
+def test_latency_beside_a_disk_is_asked_for_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_disk, "_SLOW_FILES", 3)
+    monkeypatch.setattr(slow_disk, "_SLOW_SIZE", 1 << 16)
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    settings = Namespace(cores=(-1, -1), rounds=1, seconds=0.2, streams=2, rate=1 << 20)
+
+    found = slow_disk.run(tmp_path, Disk(folder, lambda: None), settings)
+
+    assert set(found) == {"idle", "fast disk", "slow disk"}
+    for answers in found.values():
+        assert set(answers) == {"PING", "GET 4 KiB", "GET 1 MiB"}
+        assert all(seconds > 0 for kind in answers.values() for seconds in kind)
+    assert slow_disk.table(found, markdown=True).count("| PING |") == 3

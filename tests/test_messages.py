@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 import zcserver
+from tests.raw_peer import RawPeer, deadline, until
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -154,3 +155,42 @@ async def test_small_files_sent_one_after_the_other_do_not_wait_for_credit(make_
             for completion in completions:
                 await completion.wait()
             over.set()
+
+
+async def test_no_message_overtakes_its_reply_when_the_socket_was_full_amid_earlier_control_frames(
+    make_context, kernel
+):
+    class Full(type(kernel)):
+        """Takes a few bytes of the next control frames, then none until ``full`` is False again."""
+
+        full = cutting = False
+
+        def send(self, sock, data, flags=0):
+            if self.full:
+                raise BlockingIOError
+            if self.cutting:
+                self.full = True
+                return super().send(sock, data[:8], flags)
+            return super().send(sock, data, flags)
+
+    narrow = Full()
+    queued = 0
+
+    async def handler(stream):
+        nonlocal queued
+        narrow.cutting = True
+        await stream.reply(path=stream.path)
+        await stream.send(b"content", end=True)
+        queued += 1
+
+    with deadline():
+        async with zcserver.serve(handler, port=0, context=make_context(kernel=narrow)) as server:
+            with await RawPeer.connect(server.port) as peer:
+                first = await peer.open()
+                await until(lambda: narrow.full)
+                second = await peer.open()
+                await until(lambda: queued == 2)
+                narrow.cutting = narrow.full = False
+                # (Its codec refuses DATA before the REPLY.)
+                await peer.read_until(lambda: len(peer.messages) == 2)
+    assert peer.messages == {first.id: [b"content"], second.id: [b"content"]}

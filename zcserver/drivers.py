@@ -6,15 +6,26 @@ connection wait there. Sockets are registered by number and unregistered before 
 """
 
 import asyncio
+import functools
 import math
 import sys
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.abc
 
+if TYPE_CHECKING:
+    import trio
+
+# Reads that wait for a disk have threads of their own: those that look names up, open files or run the
+# application's calls are not to wait behind them.
+_READERS: Final = 32
+_executors: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPoolExecutor]] = (
+    weakref.WeakKeyDictionary()
+)
 Callback = Callable[[], object]
 Done = Callable[[int, BaseException | None], None]
 
@@ -82,7 +93,10 @@ class AsyncioLoop:
         def finished(future: "asyncio.Future[int]") -> None:
             _deliver(future, done)
 
-        self._loop.run_in_executor(None, work).add_done_callback(finished)
+        executor = _executors.get(self._loop)
+        if executor is None:
+            executor = _executors[self._loop] = ThreadPoolExecutor(_READERS, "zcserver reader")
+        self._loop.run_in_executor(executor, work).add_done_callback(finished)
 
 
 class TrioLoop:
@@ -160,12 +174,29 @@ class TrioLoop:
         async def run() -> None:
             future: Future[int] = Future()
             try:
-                future.set_result(await self._trio.to_thread.run_sync(work))
+                future.set_result(await self._trio.to_thread.run_sync(work, limiter=self._readers()))
             except OSError as error:
                 future.set_exception(error)
             _deliver(future, done)
 
         self._tasks.start_soon(run)
+
+    def _readers(self) -> "trio.CapacityLimiter":
+        """The run's own, which all of its connections share."""
+        limiters = _limiters()
+        try:
+            return limiters.get()
+        except LookupError:
+            limiter = self._trio.CapacityLimiter(_READERS)
+            limiters.set(limiter)
+            return limiter
+
+
+@functools.cache
+def _limiters() -> "trio.lowlevel.RunVar[trio.CapacityLimiter]":
+    import trio
+
+    return trio.lowlevel.RunVar("zcserver readers")
 
 
 def _deliver(future: "Future[int] | asyncio.Future[int]", done: Done) -> None:

@@ -1,22 +1,36 @@
 """Running the ``zcserver`` command as a user does: in a process of its own."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
 import sys
 
+from tests.cli.nursery import Nursery
+
 COMMAND = [sys.executable, "-m", "zcserver.cli"]
 PATIENCE = 60
 
 
-def zcserver(*arguments, code=0, **options):
+def zcserver(*arguments, code=0, text=True, timeout=PATIENCE, **options):
     """Run a command to its end and check its exit code; the result has ``stdout`` and ``stderr`` as text."""
-    options = {"text": True, "capture_output": True, "timeout": PATIENCE, **options}
-    done = subprocess.run([*COMMAND, *map(os.fspath, arguments)], check=False, **options)
+    words = [os.fspath(argument) for argument in arguments]
+    if options.keys() <= {"env"}:
+        done = _nursery().run(words, options.get("env"), timeout)
+        if text:
+            done.stdout, done.stderr = (output.decode() for output in (done.stdout, done.stderr))
+    else:
+        options = {"text": text, "capture_output": True, "timeout": timeout, **options}
+        done = subprocess.run([*COMMAND, *words], check=False, **options)
     assert done.returncode == code, (done.returncode, done.stderr)
     assert "Traceback" not in str(done.stderr)
     return done
+
+
+@functools.cache
+def _nursery():
+    return Nursery()
 
 
 def failing(code, *arguments, **options):

@@ -6,6 +6,8 @@ import hashlib
 import mmap
 import os
 import random
+import stat
+import threading
 
 import anyio
 import anyio.to_thread
@@ -21,6 +23,7 @@ from zcserver.client.selection import Selection
 from zcserver.errors import ConnectionLostError, MisuseError
 from zcserver.file_protocol import EXISTS, MISMATCH, NOT_EMPTY
 from zcserver.server import FileServer, Root
+from zcserver.server.disk import Disk
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
@@ -41,11 +44,11 @@ def local(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def client_for(directory, make_context, rate=0):
+async def client_for(directory, make_context, rate=0, disk=None):
     """A client of a writable server of ``directory``, with a deadline around everything."""
     with (
         Root(directory) as root,
-        contextlib.closing(FileServer(root, writable=True, rate=rate)) as files,
+        contextlib.closing(FileServer(root, writable=True, rate=rate, disk=disk)) as files,
         anyio.fail_after(60),
     ):
         async with (
@@ -473,6 +476,32 @@ async def test_of_many_small_files_one_that_cannot_be_stored_stops_no_other(serv
     assert (report.files, sorted(name for name, _ in report.failures)) == (98, ["/50", "/51"])
     for number in set(range(100)) - {50, 51}:
         assert (local / "back" / f"{number:02}").read_bytes() == b"%d" % number
+
+
+async def test_many_small_files_are_sent_side_by_side_over_one_connection(served, local, make_context):
+    jobs = 8
+    begun = threading.Semaphore(jobs - 1)
+    all_begun = threading.Event()
+
+    class Patient(Disk):
+        """No file gets to the disk before as many as may be under way have begun."""
+
+        def create(self, name, directory):
+            if not begun.acquire(blocking=False):
+                all_begun.set()
+            return super().create(name, directory)
+
+        def sync(self, fd):
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                assert all_begun.wait(30), "they are sent one after another"
+            super().sync(fd)
+
+    for number in range(200):
+        (local / str(number)).write_bytes(b"%d" % number * 1000)
+    async with client_for(served, make_context, disk=Patient()) as client:
+        report = await client.put_tree(local, "/there", jobs=jobs)
+        assert (report.files, report.failures) == (200, [])
+    assert content_of(served / "there") == content_of(local)
 
 
 async def test_a_sync_says_which_side_is_which_by_type(served, local, make_context):

@@ -1,13 +1,19 @@
 """STAT, LIST, GET with ranges and validators, stable GET, DIGEST: what the file protocol promises."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import tempfile
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
 
+import zcserver
+from tests.raw_peer import RawPeer, until
 from tests.server.requests import MIB, ask, connected, get, names, refused
 from zcserver import ErrorCode
 from zcserver.file_protocol import (
@@ -22,7 +28,7 @@ from zcserver.file_protocol import (
     STAT,
     validator_of,
 )
-from zcserver.kernel.calls import Kernel
+from zcserver.kernel.calls import RESOLVE_CACHED, Kernel
 from zcserver.server import FileServer, Root
 
 pytestmark = pytest.mark.anyio
@@ -250,69 +256,149 @@ async def test_a_file_that_became_shorter_before_its_first_byte_is_changed(serve
 # -- a slow disk ------------------------------------------------------------------------------------
 
 
-def slow_disk(kernel, cold):
-    """``kernel`` with a disk: ``cold`` is not cached, and its pieces come when ``arrive`` is set."""
-    arrive, asked = threading.Event(), threading.Event()
+def slow_disk(kernel, cold, head=0):
+    """``kernel`` with a disk: of ``cold`` only the ``head`` is cached; the rest comes when ``arrive`` is set.
+
+    ``asked`` is set when somebody waits for it. Whoever reads it without being in a thread is in ``stalled``.
+    """
 
     class SlowDisk(type(kernel)):
-        def _is_cold(self, fd):
-            return os.path.samestat(os.fstat(fd), cold.stat())
+        arrive, asked = threading.Event(), threading.Event()
+        loop = threading.get_ident()
+
+        def __init__(self):
+            self.stalled = []
+
+        def _is_cold(self, fd, end):
+            return end > head and not self.arrive.is_set() and os.path.samestat(os.fstat(fd), cold.stat())
 
         def page_cached(self, fd, offset):
-            return not self._is_cold(fd)
+            return not self._is_cold(fd, offset + 1)
+
+        def splice(self, source, target, count, offset=None):
+            if offset is not None and self._is_cold(source, offset + count):
+                self.stalled.append(offset)
+            return super().splice(source, target, count, offset)
 
         def splice_blocking(self, source, target, count, offset=None):
-            if self._is_cold(source):
-                asked.set()
-                assert arrive.wait(60)
+            if self._is_cold(source, offset + count):
+                assert threading.get_ident() != self.loop
+                self.asked.set()
+                assert self.arrive.wait(60)
             return super().splice_blocking(source, target, count, offset)
 
-    disk = SlowDisk()
-    disk.arrive, disk.asked = arrive, asked
-    return disk
+    return SlowDisk()
 
 
-async def test_a_cold_file_delays_neither_cached_ones_nor_other_requests(served, files, make_context, kernel):
-    cold, warm = served / "cold", served / "warm"
-    cold.write_bytes(os.urandom(3 * MIB))
-    warm.write_bytes(os.urandom(3 * MIB))
-    disk = slow_disk(kernel, cold)
-    received = []
-
-    async def fetch_cold(connection):
-        received.append((await get(connection, "/cold"))[1])
-
-    async with connected(files, make_context, kernel=disk) as connection, anyio.create_task_group() as tasks:
-        tasks.start_soon(fetch_cold, connection)
-        await anyio.to_thread.run_sync(disk.asked.wait, 60)
-        # The disk is at work, and will be until we say so. Everything else goes on, on the same connection:
-        assert (await get(connection, "/warm"))[1] == warm.read_bytes()
-        assert (await ask(connection, STAT, "/cold"))["size"] == 3 * MIB
-        assert await names(connection, "/") == ["cold", "warm"]
-        assert not received
-        disk.arrive.set()
-    assert received == [cold.read_bytes()]
-
-
-async def test_a_cold_file_does_not_delay_another_client(served, files, make_context, kernel):
-    import zcserver
-
-    cold, warm = served / "cold", served / "warm"
-    cold.write_bytes(os.urandom(MIB))
-    warm.write_bytes(os.urandom(3 * MIB))
-    disk = slow_disk(kernel, cold)
+@contextlib.asynccontextmanager
+async def beside_a_slow_disk(files, make_context, disk, streams=1):
+    """A server, and a client whose ``streams`` downloads of /cold wait for the disk while the body runs."""
     with anyio.fail_after(60):
         async with (
             zcserver.serve(files.handle, port=0, context=make_context(kernel=disk)) as server,
             zcserver.connect(port=server.port, context=make_context()) as slow,
-            zcserver.connect(port=server.port, context=make_context()) as fast,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(get, slow, "/cold")
-            await anyio.to_thread.run_sync(disk.asked.wait, 60)
-            for _ in range(3):
-                assert (await get(fast, "/warm"))[1] == warm.read_bytes()
-            disk.arrive.set()
+            received = []
+
+            async def fetch_cold():
+                received.append((await get(slow, "/cold"))[1])
+
+            for _ in range(streams):
+                tasks.start_soon(fetch_cold)
+            await until(lambda: files.active == streams)
+            if make_context().splices_files:
+                await anyio.to_thread.run_sync(disk.asked.wait, 60)
+            try:
+                yield server, slow, received
+                assert disk.stalled == []
+            finally:
+                disk.arrive.set()
+
+
+async def test_a_cold_file_delays_nothing_else_on_its_connection(served, files, make_context, kernel):
+    cold, warm = served / "cold", served / "warm"
+    cold.write_bytes(os.urandom(3 * MIB))
+    warm.write_bytes(os.urandom(3 * MIB))
+    disk = slow_disk(kernel, cold)
+    async with beside_a_slow_disk(files, make_context, disk) as (_, connection, received):
+        # The disk is at work, and will be until we say so.
+        assert (await get(connection, "/warm"))[1] == warm.read_bytes()
+        assert (await ask(connection, STAT, "/cold"))["size"] == 3 * MIB
+        assert await names(connection, "/") == ["cold", "warm"]
+        assert not received
+    assert received == [cold.read_bytes()]
+
+
+# As many as there are pipes for files, threads that read and threads that open; and one more.
+@pytest.mark.parametrize("streams", [1, 41])
+async def test_cold_files_delay_neither_another_client_s_cached_ones_nor_its_pings(
+    served, files, make_context, kernel, streams
+):
+    cold, warm, small = served / "cold", served / "warm", served / "small"
+    cold.write_bytes(os.urandom(MIB))
+    warm.write_bytes(os.urandom(3 * MIB))
+    small.write_bytes(b"small")
+    disk = slow_disk(kernel, cold)
+    async with beside_a_slow_disk(files, make_context, disk, streams) as (server, _, received):
+        with await RawPeer.connect(server.port) as peer:
+            for token in range(1, 4):
+                peer.codec.ping(token)
+                await peer.flush()
+                await peer.read_until(lambda due=token: peer.log.count("Pong") == due)
+                stream = await peer.open(path="/warm")
+                await peer.read_until(lambda stream=stream: stream.recv_ended)
+                assert b"".join(peer.messages[stream.id]) == warm.read_bytes()
+        async with zcserver.connect(port=server.port, context=make_context()) as fast:
+            assert (await get(fast, "/small"))[1] == b"small"
+            assert (await ask(fast, STAT, "/cold"))["size"] == MIB
+            assert await names(fast, "/") == ["cold", "small", "warm"]
+        assert not received
+    assert received == [cold.read_bytes()] * streams
+
+
+async def test_a_piece_of_which_only_the_head_is_cached_is_read_by_a_thread(
+    served, files, make_context, kernel
+):
+    cold = served / "cold"
+    cold.write_bytes(os.urandom(MIB))
+    disk = slow_disk(kernel, cold, head=MIB - 4096)  # the kernel is reading ahead: the rest is on its way
+    async with beside_a_slow_disk(files, make_context, disk) as (_, connection, received):
+        assert (await ask(connection, STAT, "/cold"))["size"] == MIB
+    assert received == [cold.read_bytes()]
+
+
+async def test_a_disk_on_which_even_opening_waits_delays_no_other_root(tmp_path, make_context, kernel):
+    arrive, waiting = threading.Event(), threading.Semaphore(0)
+
+    class SlowToOpen(type(kernel)):
+        def openat2(self, directory, path, flags, mode, resolve):
+            if resolve & RESOLVE_CACHED:
+                raise BlockingIOError
+            waiting.release()
+            assert arrive.wait(60)
+            return super().openat2(directory, path, flags, mode, resolve)
+
+    for name in ("slow", "fast"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(name.encode())
+    with (
+        Root(tmp_path / "slow", SlowToOpen(), name="slow") as slow,
+        Root(tmp_path / "fast", name="fast") as fast,
+    ):
+        async with (
+            connected(FileServer(slow, fast), make_context) as connection,
+            anyio.create_task_group() as tasks,
+        ):
+            for _ in range(50):
+                tasks.start_soon(ask, connection, STAT, "/slow/file")
+            await anyio.to_thread.run_sync(waiting.acquire)
+            try:
+                assert (await ask(connection, STAT, "/fast/file"))["size"] == 4
+                assert await names(connection, "/fast") == ["file"]
+                assert (await get(connection, "/fast/file"))[1] == b"fast"
+            finally:
+                arrive.set()
 
 
 async def test_a_cold_get_that_is_abandoned_leaves_nothing_behind(served, files, make_context, kernel):
@@ -331,6 +417,104 @@ async def test_a_cold_get_that_is_abandoned_leaves_nothing_behind(served, files,
         assert (await get(connection, "/cold"))[1] == cold.read_bytes()
         # The file and its duplicate for the lane; the pipe of two descriptors is kept for the next.
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+# -- file systems and kernels that cannot say what is cached ------------------------------------------
+
+
+def reads_counted(kernel):
+    """``kernel`` on a file system that answers EOPNOTSUPP to RWF_NOWAIT; ``threads`` read for it."""
+
+    class Silent(type(kernel)):
+        threads = 0
+
+        def page_cached(self, fd, offset):
+            return None
+
+        def splice_blocking(self, *arguments):
+            assert threading.current_thread() is not threading.main_thread()
+            self.threads += 1
+            return super().splice_blocking(*arguments)
+
+    return Silent()
+
+
+async def test_a_file_system_that_cannot_tell_is_read_by_threads(served, files, make_context, kernel):
+    content = os.urandom(3 * MIB)
+    (served / "file").write_bytes(content)
+    silent = reads_counted(kernel)
+    async with connected(files, make_context, kernel=silent) as connection:
+        assert (await get(connection, "/file"))[1] == content
+        assert connection.context.splices_files is False or silent.threads > 0
+
+
+@pytest.mark.parametrize("nbytes", [5, 3 * MIB])
+async def test_a_file_system_that_cannot_tell_closes_its_files_in_threads(
+    served, make_context, kernel, monkeypatch, nbytes
+):
+    source = served / "file"
+    source.write_bytes(os.urandom(nbytes))
+    status = source.stat()
+    closed_by = []
+
+    def close(fd, close=os.close):
+        if os.path.samestat(os.fstat(fd), status):
+            closed_by.append(threading.current_thread())
+        close(fd)
+
+    with Root(served) as root:
+        root.local = False  # such as one on a network
+        files = FileServer(root)
+        async with connected(files, make_context, kernel=reads_counted(kernel)) as connection:
+            monkeypatch.setattr(os, "close", close)
+            assert len((await get(connection, "/file"))[1]) == nbytes
+            # The server's own; the duplicate that is sent from, and what the last look at the path opened.
+            handles = 1 if nbytes == 5 else 3
+            await until(lambda: len(closed_by) >= handles)
+            monkeypatch.undo()
+    assert threading.main_thread() not in closed_by
+
+
+@pytest.fixture(params=[0, 5, 64 * 1024, 3 * MIB])
+def tmpfs(request):
+    """A directory on a tmpfs, and the content of the file in it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        content = os.urandom(request.param)
+        Path(directory, "file").write_bytes(content)
+        yield directory, content
+
+
+async def test_files_on_a_tmpfs_are_served(make_context, tmpfs):
+    directory, content = tmpfs
+    with Root(directory) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert (await get(connection, "/file"))[1] == content
+            half = len(content) // 2
+            assert (await get(connection, "/file", offset=half))[1] == content[half:]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+async def test_files_are_served_and_refused_as_ever_without_openat2(served, make_context, number):
+    opened_by = set()
+
+    class Without(Kernel):
+        def openat2(self, *arguments):
+            opened_by.add(threading.current_thread())
+            raise OSError(number, os.strerror(number))
+
+    (served / "sub").mkdir()
+    for name in ("small", "sub/large"):
+        (served / name).write_bytes(os.urandom(5 if name == "small" else 3 * MIB))
+    (served / "out").symlink_to("/etc/hostname")
+    with Root(served, Without()) as root:
+        async with connected(FileServer(root), make_context) as connection:
+            for name in ("small", "sub/large"):
+                assert (await get(connection, f"/{name}"))[1] == (served / name).read_bytes()
+            assert await names(connection, "/", recursive=True) == ["out", "small", "sub", "sub/large"]
+            for path in ("/out", "/../etc/hostname"):
+                with refused(ErrorCode.FORBIDDEN):
+                    await get(connection, path)
+    assert opened_by - {threading.main_thread()}  # the walk in parts, which may wait for the disk
 
 
 # -- several roots, and what is kept to itself -------------------------------------------------------

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -49,6 +48,8 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"zcserver {version('zcserver')}")
         raise typer.Exit
 

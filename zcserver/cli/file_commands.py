@@ -76,12 +76,14 @@ def _rm(
 
 def _mv(
     url: UrlArgument,
-    to: Annotated[str, typer.Argument(metavar="TO", help="The new URL, or the new path: /path")],
+    to: Annotated[str, typer.Argument(hidden=True, metavar="TO", help="The new URL, or the new path: /path")],
     replace: Annotated[
         bool, typer.Option("-f", "--replace", help="Replace what has that name already.")
     ] = False,
 ) -> None:
     """Rename a file or directory of a server started with --writable.
+
+    TO is the new URL, or only the new path: /path.
 
     \b
     Examples:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import anyio
 
-from zcserver.client import Client, Progress
+from zcserver.client import Address, Client, Progress
 
 from .exits import CommandError, ExitCode
-from .progress import ProgressBars
 from .session import Outcome, TransferSettings, by_server, own_name, transferring
 
 
@@ -26,26 +25,37 @@ async def get(
     groups = by_server(urls)
     if output == "-":
         _check_standard_output(recursive, settings)
-    elif part != (None, None):
+        return await _get_to_standard_output(groups, part, settings)
+    if part != (None, None):
         raise CommandError("--offset and --length need -o -: redirect the output", ExitCode.USAGE)
+    several = len(urls) > 1
+    jobs = [
+        [(address.path, _target(address.path, output, several, recursive)) for address in group]
+        for group in groups
+    ]
+    outcome = Outcome("fetched")
+    for group, targets in zip(groups, jobs, strict=True):
+        async with transferring(group[0], settings) as (client, progress):
+            if recursive:
+                for path, target in targets:
+                    report = await client.fetch_tree(path, target, **settings.of_trees(progress))
+                    outcome.add_tree(report)
+            else:
+                await _get_files(client, targets, outcome, settings, progress)
+    return outcome.finish(settings)
+
+
+async def _get_to_standard_output(
+    groups: list[list[Address]], part: tuple[int | None, int | None], settings: TransferSettings
+) -> ExitCode:
     outcome = Outcome("fetched")
     for group in groups:
-        paths = [address.path for address in group]
         async with transferring(group[0], settings) as (client, progress):
-            if output == "-":
-                for path in paths:
-                    outcome.files += 1
-                    outcome.nbytes += await client.fetch_to(
-                        path, sys.stdout.fileno(), part[0] or 0, part[1], progress=progress
-                    )
-            elif recursive:
-                for path in paths:
-                    await _get_tree(
-                        client, path, _target(path, output, urls, True), outcome, settings, progress
-                    )
-            else:
-                targets = [(path, _target(path, output, urls, False)) for path in paths]
-                await _get_files(client, targets, outcome, settings, progress)
+            for address in group:
+                outcome.files += 1
+                outcome.nbytes += await client.fetch_to(
+                    address.path, sys.stdout.fileno(), part[0] or 0, part[1], progress=progress
+                )
     return outcome.finish(settings)
 
 
@@ -63,11 +73,11 @@ def _check_standard_output(recursive: bool, settings: TransferSettings) -> None:
         raise CommandError("-o - would write to the terminal: redirect it, or pipe it on", ExitCode.USAGE)
 
 
-def _target(path: str, output: str | None, urls: list[str], tree: bool) -> Path:
+def _target(path: str, output: str | None, several: bool, tree: bool) -> Path:
     """As cp does it: into a directory, or with a new name. A tree's PATH is its new name, always."""
     if output is None:
         return Path(own_name(path))
-    if len(urls) > 1:
+    if several:
         if not Path(output).is_dir():
             raise CommandError(
                 f"several URLs need a directory to go to, and {output} is none: make it first", ExitCode.USAGE
@@ -102,14 +112,3 @@ async def _get_files(
     async with anyio.create_task_group() as tasks:
         for path, target in targets:
             tasks.start_soon(outcome.attempt, path, fetch(path, target))
-
-
-async def _get_tree(
-    client: Client,
-    path: str,
-    target: Path,
-    outcome: Outcome,
-    settings: TransferSettings,
-    progress: ProgressBars,
-) -> None:
-    outcome.add_tree(await client.fetch_tree(path, target, **settings.of_trees(progress)))

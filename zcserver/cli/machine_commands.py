@@ -6,6 +6,23 @@ import typer
 
 from .loop import run
 from .options import LanesOption, parse_size
+from .serve_options import (
+    AccessLogOption,
+    BindOption,
+    ConfigOption,
+    GraceOption,
+    HiddenOption,
+    LimitRateOption,
+    LinksOption,
+    LogFormatOption,
+    PoolSizeOption,
+    PortOption,
+    RootsArgument,
+    ServeLanesOption,
+    SummaryOption,
+    VerboseOption,
+    WritableOption,
+)
 
 
 def add_serve(app: typer.Typer) -> None:
@@ -20,58 +37,28 @@ def add_others(app: typer.Typer) -> None:
 
 
 def _serve(
-    roots: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="DIR", help="What to offer; several by name: NAME=DIR."),
-    ] = None,
-    bind: Annotated[
-        list[str] | None,
-        typer.Option("--bind", metavar="WHERE", help="ADDRESS, ADDRESS:PORT, * or unix:PATH (repeatable)."),
-    ] = None,
-    port: Annotated[
-        str | None, typer.Option("--port", metavar="PORT", help="Default: 7420. 0: any free one.")
-    ] = None,
-    writable: Annotated[
-        bool | None, typer.Option("--writable/--read-only", help="Allow put, mkdir, mv, rm.")
-    ] = None,
-    hidden: Annotated[
-        bool | None, typer.Option("--hidden/--no-hidden", help="Names that begin with a dot, too.")
-    ] = None,
-    links: Annotated[
-        str | None, typer.Option("--links", metavar="POLICY", help="'follow' within DIR, or 'refuse'.")
-    ] = None,
-    pool_size: Annotated[
-        str | None, typer.Option("--pool-size", metavar="SIZE", help="Memory for sending. Default: 64M.")
-    ] = None,
-    limit_rate: Annotated[
-        str | None, typer.Option("--limit-rate", metavar="SIZE", help="Bytes per second and connection.")
-    ] = None,
-    lanes: Annotated[
-        str | None, typer.Option("--lanes", metavar="LANES", help="Use only these ways to send.")
-    ] = None,
-    grace: Annotated[
-        str | None, typer.Option("--grace", metavar="SECONDS", help="For running transfers at the end.")
-    ] = None,
-    access_log: Annotated[
-        str | None, typer.Option("--access-log", metavar="PATH", help="A line per request; '-': on stderr.")
-    ] = None,
-    log_format: Annotated[
-        str | None, typer.Option("--log-format", metavar="FORM", help="'text' or 'json'.")
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option("--config", metavar="PATH", help="A TOML file with these options.")
-    ] = None,
-    summary: Annotated[
-        bool | None, typer.Option("--summary/--no-summary", help="At the end, the totals as JSON.")
-    ] = None,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="The same as --access-log -.")] = False,
+    roots: RootsArgument = None,
+    bind: BindOption = None,
+    port: PortOption = None,
+    writable: WritableOption = None,
+    hidden: HiddenOption = None,
+    links: LinksOption = None,
+    pool_size: PoolSizeOption = None,
+    limit_rate: LimitRateOption = None,
+    lanes: ServeLanesOption = None,
+    grace: GraceOption = None,
+    access_log: AccessLogOption = None,
+    log_format: LogFormatOption = None,
+    config: ConfigOption = None,
+    summary: SummaryOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Offer a directory; read-only unless --writable.
 
-    Prints a line with the URL, then runs until Ctrl-C (exit code 130) or SIGTERM (0), which let running
-    transfers finish. Nothing outside DIR can be reached. It listens on 127.0.0.1:7420 by default. There is
-    no authentication yet: beyond loopback, anyone who reaches the port can read DIR, and change it with
-    --writable.
+    Several directories are offered by name, each as NAME=DIR. Prints a line with the URL, then runs until
+    Ctrl-C (exit code 130) or SIGTERM (0), which let running transfers finish. Nothing outside DIR can be
+    reached. It listens on 127.0.0.1:7420 by default. There is no authentication yet: beyond loopback, anyone
+    who reaches the port can read DIR, and change it with --writable.
 
     Each option is also an environment variable (ZCSERVER_PORT) and a key of the TOML file (port); the
     command line goes before the environment, that before the file.

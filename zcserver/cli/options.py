@@ -42,8 +42,29 @@ LanesOption = Annotated[
         help="Use only these ways to send, e.g. 'file,copy'.",
     ),
 ]
-UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="zc://host[:port]/path")]
-UrlsArgument = Annotated[list[str], typer.Argument(metavar="URL", help="zc://host[:port]/path")]
+# Hidden: the help would show no more than their Python types. The prose says what they are.
+UrlArgument = Annotated[str, typer.Argument(hidden=True, metavar="URL", help="zc://host[:port]/path")]
+UrlsArgument = Annotated[list[str], typer.Argument(hidden=True, metavar="URL", help="zc://host[:port]/path")]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--output", metavar="PATH", help="Where to put it; '-': on stdout. Default: its own name."
+    ),
+]
+RecursiveOption = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")
+]
+StableOption = Annotated[
+    bool, typer.Option("--stable", help="For files being written to: the server hashes what it sends.")
+]
+OffsetOption = Annotated[
+    int | None,
+    typer.Option("--offset", parser=parse_size, metavar="SIZE", help="With -o -: begin there."),
+]
+LengthOption = Annotated[
+    int | None,
+    typer.Option("--length", parser=parse_size, metavar="SIZE", help="With -o -: at most so many bytes."),
+]
 JobsOption = Annotated[
     int, typer.Option("-j", "--jobs", min=1, max=64, metavar="N", help="How many files at once.")
 ]

@@ -36,13 +36,13 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBars(Progress):
-    """Bars on stderr while its context lasts; ``visible=False`` shows nothing.
+    """Bars on stderr while its context lasts.
 
     A line that was shown stays until the end, for the next file: rich leaves rubbish on the terminal when
     its display becomes shorter.
     """
 
-    def __init__(self, visible: bool) -> None:
+    def __init__(self) -> None:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -50,11 +50,8 @@ class ProgressBars(Progress):
             _Rate(),
             TimeRemainingColumn(compact=True),
         )
-        self._bars = Bars(
-            *columns, console=Console(stderr=True), disable=not visible, transient=True, expand=True
-        )
-        self._visible = visible
-        self._all = self._bars.add_task("", total=None)
+        self._bars = Bars(*columns, console=Console(stderr=True), transient=True, expand=True)
+        self._all = self._bars.add_task("", total=None, visible=False)  # until there is something
         self._each: dict[str, TaskID] = {}
         self._idle: list[TaskID] = []
         self._untold: dict[TaskID, int] = {}
@@ -72,14 +69,11 @@ class ProgressBars(Progress):
     def expect(self, files: int, nbytes: int) -> None:
         self._files += files
         self._total += nbytes
-        if self._visible:
-            # Not by `update`, which forgets the speed with every new total.
-            self._bars.tasks[0].total = self._total
-            self._bars.update(self._all, description=self._in_all())
+        # Not by `update`, which forgets the speed with every new total.
+        self._bars.tasks[0].total = self._total
+        self._bars.update(self._all, description=self._in_all(), visible=True)
 
     def started(self, path: str, size: int, done: int) -> None:
-        if not self._visible:
-            return
         name = printable(path.rstrip("/").rpartition("/")[2])
         label = name if len(name) <= _LABEL else "…" + name[1 - _LABEL :]
         if self._files == 1:
@@ -92,10 +86,9 @@ class ProgressBars(Progress):
         self._bars.advance(self._all, done)
 
     def moved(self, path: str, nbytes: int) -> None:
-        if self._visible:
-            self._advance(self._all, nbytes)
-            if path in self._each:
-                self._advance(self._each[path], nbytes)
+        self._advance(self._all, nbytes)
+        if path in self._each:
+            self._advance(self._each[path], nbytes)
 
     def _advance(self, task: TaskID, nbytes: int) -> None:
         untold = self._untold.get(task, 0) + nbytes
@@ -106,11 +99,10 @@ class ProgressBars(Progress):
 
     def finished(self, path: str) -> None:
         self._done += 1
-        if self._visible:
-            untold = self._untold.pop(self._all, 0)
-            if self._files > 1:
-                self._bars.update(self._all, description=self._in_all())
-            self._bars.advance(self._all, untold)
+        untold = self._untold.pop(self._all, 0)
+        if self._files > 1:
+            self._bars.update(self._all, description=self._in_all())
+        self._bars.advance(self._all, untold)
         self.failed(path)
 
     def failed(self, path: str) -> None:

@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from zcserver.client import Address, Client, Transferred, TreeReport, client_context, parse_url
+from zcserver.client import Address, Client, Progress, Transferred, TreeReport, client_context, parse_url
 from zcserver.errors import TransferError
 from zcserver.file_protocol import unescape
 
 from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
-from .options import amount, rate
-from .progress import ProgressBars
+from .options import amount, lanes_of, rate
 
 _FAILURES_SHOWN: Final = 5
 WOULD_BE: Final = "to transfer"
@@ -27,22 +26,22 @@ class TransferSettings:
     """What `get`, `put` and `sync` have in common. ``limit_rate`` in bytes per second, 0 for none."""
 
     jobs: int
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: list[str] | None = None
+    exclude: list[str] | None = None
     verify: bool = False
     restart: bool = False
     stable: bool = False
     limit_rate: int = 0
     quiet: bool = False
     as_json: bool = False
-    lanes: tuple[str, ...] | None = None
+    lanes: str = ""
 
-    def of_trees(self, progress: ProgressBars) -> dict[str, Any]:
+    def of_trees(self, progress: Progress) -> dict[str, Any]:
         """The options of :meth:`Client.sync` and its like."""
         return {
             "jobs": self.jobs,
-            "include": self.include,
-            "exclude": self.exclude,
+            "include": self.include or (),
+            "exclude": self.exclude or (),
             "verify": self.verify,
             "restart": self.restart,
             "stable": self.stable,
@@ -164,14 +163,21 @@ class Outcome:
 @contextlib.asynccontextmanager
 async def transferring(
     address: Address, settings: TransferSettings
-) -> AsyncIterator[tuple[Client, ProgressBars]]:
+) -> AsyncIterator[tuple[Client, Progress]]:
     """A connected client, and bars if there is a terminal to show them on. Ctrl-C ends the body."""
-    shows = not settings.quiet and not settings.as_json and sys.stderr.isatty()
-    with Interruption() as interruption, client_context(lanes=settings.lanes) as context:
-        with ProgressBars(shows) as progress, interruption.cancels():
+    with Interruption() as interruption, client_context(lanes=lanes_of(settings.lanes)) as context:
+        with _progress(settings) as progress, interruption.cancels():
             async with Client(address, context=context, limit_rate=settings.limit_rate) as client:
                 yield client, progress
         interruption.raise_if_caught()
+
+
+def _progress(settings: TransferSettings) -> contextlib.AbstractContextManager[Progress]:
+    if settings.quiet or settings.as_json or not sys.stderr.isatty():
+        return contextlib.nullcontext(Progress())
+    from .progress import ProgressBars  # what draws takes a tenth of a second to load
+
+    return ProgressBars()
 
 
 async def talking(address: Address, work: Callable[[Client], Awaitable[None]]) -> None:
@@ -188,7 +194,9 @@ def own_name(path: str) -> str:
     name = os.fsdecode(unescape(path).rstrip(b"/").rpartition(b"/")[2])
     if name in ("", ".", "..") or "\0" in name:
         raise CommandError(
-            f"{printable(path)} has no name to save it under: give one with -o", ExitCode.USAGE
+            f"{printable(path)} has no name to save it under: name a file (zcserver ls shows them), "
+            f"or add -r, and -o with a name for the copy",
+            ExitCode.USAGE,
         )
     return name
 

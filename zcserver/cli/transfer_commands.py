@@ -11,14 +11,17 @@ from .options import (
     JobsOption,
     JsonOption,
     LanesOption,
+    LengthOption,
     LimitRateOption,
+    OffsetOption,
+    OutputOption,
     QuietOption,
+    RecursiveOption,
     RestartOption,
+    StableOption,
     UrlArgument,
     UrlsArgument,
     VerifyOption,
-    lanes_of,
-    parse_size,
 )
 from .session import TransferSettings
 
@@ -34,32 +37,16 @@ def add_to(app: typer.Typer) -> None:
 
 def _get(
     urls: UrlsArgument,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o", "--output", metavar="PATH", help="Where to put it; '-': on stdout. Default: its own name."
-        ),
-    ] = None,
-    recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")
-    ] = False,
+    output: OutputOption = None,
+    recursive: RecursiveOption = False,
     jobs: JobsOption = _JOBS,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     verify: VerifyOption = False,
     restart: RestartOption = False,
-    stable: Annotated[
-        bool,
-        typer.Option("--stable", help="For files being written to: the server hashes what it sends."),
-    ] = False,
-    offset: Annotated[
-        int | None,
-        typer.Option("--offset", parser=parse_size, metavar="SIZE", help="With -o -: begin there."),
-    ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option("--length", parser=parse_size, metavar="SIZE", help="With -o -: at most so many bytes."),
-    ] = None,
+    stable: StableOption = False,
+    offset: OffsetOption = None,
+    length: LengthOption = None,
     limit_rate: LimitRateOption = "0",  # type: ignore[assignment]  # typer parses defaults, too
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -86,28 +73,18 @@ def _get(
     from .get import get
 
     settings = TransferSettings(
-        jobs,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        verify,
-        restart,
-        stable,
-        limit_rate,
-        quiet,
-        as_json,
-        lanes_of(lanes),
+        jobs, include, exclude, verify, restart, stable, limit_rate, quiet, as_json, lanes
     )
     raise typer.Exit(run(get, urls, output, recursive, (offset, length), settings))
 
 
 def _put(
     sources: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Local files, or directories; '-': stdin.")
+        list[str],
+        typer.Argument(hidden=True, metavar="PATH", help="Local files, or directories; '-': stdin."),
     ],
     url: UrlArgument,
-    recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", help="Directories, with all that is in them.")
-    ] = False,
+    recursive: RecursiveOption = False,
     jobs: JobsOption = _JOBS,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
@@ -119,8 +96,9 @@ def _put(
 ) -> None:
     """Send files, or directories with -r, to a server started with --writable.
 
-    A URL that ends with a slash is a directory to put them into; else it is the new name. A file appears
-    there when all of it is on the server's disk; before that, what had its name stays. Times are kept.
+    PATH is a local file or directory, or - for standard input. A URL that ends with a slash is a directory
+    to put them into; else it is the new name. A file appears there when all of it is on the server's disk;
+    before that, what had its name stays. Times are kept.
 
     \b
     Examples:
@@ -132,21 +110,14 @@ def _put(
     from .put import put
 
     settings = TransferSettings(
-        jobs,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        verify,
-        limit_rate=limit_rate,
-        quiet=quiet,
-        as_json=as_json,
-        lanes=lanes_of(lanes),
+        jobs, include, exclude, verify, limit_rate=limit_rate, quiet=quiet, as_json=as_json, lanes=lanes
     )
     raise typer.Exit(run(put, sources, url, recursive, settings))
 
 
 def _sync(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A URL, or a local directory.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="The other of them.")],
+    source: Annotated[str, typer.Argument(hidden=True, metavar="SRC", help="A URL, or a local directory.")],
+    target: Annotated[str, typer.Argument(hidden=True, metavar="DST", help="The other of them.")],
     delete: Annotated[bool, typer.Option("--delete", help="Remove from DST what SRC does not have.")] = False,
     dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Only tell what would be done.")] = False,
     jobs: JobsOption = _JOBS,
@@ -171,13 +142,6 @@ def _sync(
     from .put import sync
 
     settings = TransferSettings(
-        jobs,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        verify,
-        limit_rate=limit_rate,
-        quiet=quiet,
-        as_json=as_json,
-        lanes=lanes_of(lanes),
+        jobs, include, exclude, verify, limit_rate=limit_rate, quiet=quiet, as_json=as_json, lanes=lanes
     )
     raise typer.Exit(run(sync, source, target, delete, dry_run, settings))

@@ -6,13 +6,16 @@ region keeps its pipe until it is drained; pipes are capped, and past the cap th
 """
 
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from zcserver.kernel.calls import Kernel
 from zcserver.kernel.pipe import Pipe, PipeShare
 
 _COPIED_PIECE: Final = 256 * 1024
+_PROBE_EVERY: Final = 256 * 1024  # bytes; a probe costs 1 µs
 Offload = Callable[[Callable[[], int], Callable[[int, BaseException | None], None]], None]
 
 
@@ -41,6 +44,7 @@ class FileRegion:
         self._splices = splices
         self._closed = False
         self._reading = False
+        self._closes_elsewhere = False  # the file system cannot tell what waits: closing may
 
     def prepare(self, count: int, offload: Offload, resume: Callable[[], None]) -> bool:
         """Read the next piece of at most ``count`` bytes; True when it (or an ``error``) is there now.
@@ -51,22 +55,14 @@ class FileRegion:
         """
         if self.pipe is None and self._splices:
             self.pipe = self._pipes.lease()
-        pipe, fd, offset = self.pipe, self._fd, self._offset
-        if pipe is not None:
-            if self._kernel.page_cached(fd, offset):
-                try:
-                    self._filled(pipe.fill_from_file(fd, offset, count), None)
-                except OSError as error:
-                    self._filled(0, error)
-                return True
-
-            def work() -> int:
-                return pipe.fill_from_file_blocking(fd, offset, count)
-        else:
-
-            def work() -> int:
-                self.chunk = os.pread(fd, min(count, _COPIED_PIECE), offset)
-                return len(self.chunk)
+        if self.pipe is None:
+            count = min(count, _COPIED_PIECE)
+        if self._cached(count):
+            try:
+                self._filled(self._read(count, waits=False), None)
+            except OSError as error:
+                self._filled(0, error)
+            return True
 
         def done(filled: int, error: BaseException | None) -> None:
             self.busy = self._reading = False
@@ -78,8 +74,30 @@ class FileRegion:
 
         self.busy = True
         self._reading = True
-        offload(work, done)
+        offload(partial(self._read, count, waits=True), done)
         return False
+
+    def _cached(self, count: int) -> bool:
+        """Whether the next ``count`` bytes are in the page cache, judged by some of them.
+
+        By the last one, too: while the kernel reads ahead, only the head of what it reads is there, and
+        waiting for the tail would stop the event loop.
+        """
+        cached, fd, at = self._kernel.page_cached, self._fd, self._offset
+        last = at + count - 1
+        while at < last:
+            if not (answer := cached(fd, at)):
+                self._closes_elsewhere = answer is None
+                return False
+            at += _PROBE_EVERY
+        return bool(cached(fd, last))
+
+    def _read(self, count: int, waits: bool) -> int:
+        pipe, fd, offset = self.pipe, self._fd, self._offset
+        if pipe is None:
+            self.chunk = os.pread(fd, count, offset)
+            return len(self.chunk)
+        return (pipe.fill_from_file_blocking if waits else pipe.fill_from_file)(fd, offset, count)
 
     def _filled(self, count: int, error: BaseException | None) -> None:
         if error is None and count == 0:
@@ -107,10 +125,18 @@ class FileRegion:
             self._pipes.give_back(pipe)
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            (close_elsewhere if self._closes_elsewhere else os.close)(fd)
 
     def __repr__(self) -> str:
         return f"<FileRegion fd={self._fd} offset={self._offset} left={self.nbytes}>"
+
+
+def close_elsewhere(fd: int) -> None:
+    """Close a file whose file system may ask somebody about that (FLUSH of FUSE): not in the event loop."""
+    try:
+        threading.Thread(target=os.close, args=(fd,), name="zcserver close").start()
+    except RuntimeError:  # the user's limit on threads
+        os.close(fd)
 
 
 def file_size(file: Any) -> tuple[int, int]:

@@ -102,9 +102,11 @@ class Sender:
         try:
             while True:
                 if not train or not train[0].sent:
-                    if not self._control and codec.control_pending:
-                        self._control = memoryview(codec.take_control())
-                    while self._control:
+                    # To the last frame that is due: behind what the full socket left of the ones before,
+                    # a REPLY may have come whose stream's DATA is framed next.
+                    while self._control or codec.control_pending:
+                        if not self._control:
+                            self._control = memoryview(codec.take_control())
                         self._control = lanes.send_control(self._control)
                 if self._ready:
                     self._frame_ahead()

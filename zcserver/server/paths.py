@@ -26,6 +26,7 @@ from zcserver.kernel.calls import (
     RESOLVE_NO_XDEV,
     Kernel,
 )
+from zcserver.sending.files import close_elsewhere
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import file_system_of
@@ -66,25 +67,31 @@ class OpenFile:
         self._root = root
         self._relative = relative
 
-    def read(self, offset: int, nbytes: int, cached: bool = False) -> bytes:
+    def read(self, offset: int, nbytes: int, cached: bool = False) -> bytes | bytearray:
         """So many bytes, fewer only at the end; OSError. ``cached``: NotCachedError if the disk is needed."""
         if not cached:
             return os.pread(self.fd, nbytes, offset)
         data = bytearray(nbytes)
         try:
-            count = os.preadv(self.fd, [data], offset, os.RWF_NOWAIT)
+            count = os.preadv(self.fd, (data,), offset, os.RWF_NOWAIT)
         except OSError:
             raise NotCachedError from None
         if count < nbytes:
             raise NotCachedError
-        return bytes(data)
+        return data
+
+    def rewritten(self) -> bool:
+        """Whether somebody has written to it since it was opened, or made it shorter."""
+        return validator_of(os.fstat(self.fd)) != self.validator
 
     def unchanged(self, cached: bool = False) -> bool:
         """Whether it still is what it was when it was opened, and what its path names.
 
         ``cached``: NotCachedError if the disk is needed to tell.
         """
-        if validator_of(os.fstat(self.fd)) != self.validator:
+        if cached and not self._root.local:  # (even fstat may ask somebody there)
+            raise NotCachedError
+        if self.rewritten():
             return False
         try:
             return validator_of(self._root.stat(self._relative, cached)) == self.validator
@@ -92,9 +99,10 @@ class OpenFile:
             return False
 
     def close(self) -> None:
+        """Never waits for the disk."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            (os.close if self._root.local else close_elsewhere)(fd)
 
 
 class Root:
@@ -103,6 +111,8 @@ class Root:
     ``name`` is its name in the virtual directory of a server of several roots, empty for the only one.
     ``hidden`` serves names that begin with a dot; ``links`` tells what becomes of symbolic links that stay
     beneath the directory (those that leave it are never followed).
+
+    ``local`` tells whether its file system has in memory what it has opened.
 
     Its methods block on the disk: call them in a thread. With ``cached`` some never do, and raise
     NotCachedError where they would have to or nobody can tell. Raises OSError when ``directory`` cannot be
@@ -127,7 +137,7 @@ class Root:
         self._kernel = kernel
         self._resolve = _RESOLVE | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
         self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._local = file_system_of(self.fd) in _LOCAL
+        self.local = file_system_of(self.fd) in _LOCAL
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -245,7 +255,7 @@ class Root:
         return open_beneath(self._kernel, self.fd, path, flags, self._resolve)
 
     def _open_cached(self, path: bytes, flags: int) -> int:
-        if not self._local:
+        if not self.local:
             raise NotCachedError
         resolve = self._resolve | RESOLVE_NO_XDEV | RESOLVE_CACHED  # the latter since Linux 5.12
         try:

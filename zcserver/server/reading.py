@@ -10,8 +10,8 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
@@ -35,8 +35,10 @@ _PIECE: Final = 1 << 20  # read and hashed at once
 # Up to here, reading a file at its opening and looked at again at once costs less than a pipe and the wait
 # for the acknowledgement of its last byte.
 _SMALL: Final = 64 << 10
+_THREADS: Final = 32  # for each root: a slow disk keeps only its own requests waiting
 _encode: Final = msgspec.json.Encoder().encode
-_in_thread = anyio.to_thread.run_sync
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 class _Wanted(NamedTuple):
@@ -54,11 +56,19 @@ class Reader:
 
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
+        self._threads = {root: anyio.CapacityLimiter(_THREADS) for root in roots.in_order()}
         # Digests keep a processor busy each: they must not take the threads that open files.
         self._hashers = anyio.CapacityLimiter(max(1, len(os.sched_getaffinity(0))))
 
+    async def _in_thread(
+        self, path: str, work: Callable[[*Arguments], Result], *arguments: *Arguments
+    ) -> Result:
+        """Run what may wait for the disk of ``path``; StreamResetError when it is in no root."""
+        limiter = None if self._roots.is_top(path) else self._threads[self._roots.find(path)]
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=limiter)
+
     async def stat(self, stream: Stream, request: Request, pace: Pace) -> None:
-        reply = await _in_thread(self._stat, stream.path)
+        reply = await self._in_thread(stream.path, self._stat, stream.path)
         await stream.reply(**reply)
         await stream.end()
 
@@ -83,7 +93,7 @@ class Reader:
         listing = Listing(self._roots, stream.path, arguments.flag(stream, "recursive"))
         more = True
         while more:
-            page = await _in_thread(listing.next_page)
+            page = await self._in_thread(stream.path, listing.next_page)
             encoded = _encode(page)
             await pace.spend(len(encoded))
             more = page.more
@@ -104,7 +114,7 @@ class Reader:
         try:
             file, due, content = self._begin(wanted, cached=True)
         except NotCachedError:
-            file, due, content = await _in_thread(self._begin, wanted)
+            file, due, content = await self._in_thread(stream.path, self._begin, wanted)
         try:
             if content is not None:
                 await pace.spend(due)
@@ -122,7 +132,7 @@ class Reader:
             file.close()
         await stream.end()
 
-    def _begin(self, wanted: _Wanted, cached: bool = False) -> tuple[OpenFile, int, bytes | None]:
+    def _begin(self, wanted: _Wanted, cached: bool = False) -> tuple[OpenFile, int, bytes | bytearray | None]:
         """The open file, how many bytes of it are to be sent and, if they are few, these bytes of one state.
 
         ``cached``: NotCachedError if the disk is needed.
@@ -139,7 +149,8 @@ class Reader:
                 return file, length, None
             with refusals(path):
                 content = file.read(offset, length, cached)
-            if len(content) != length or not file.unchanged(cached):
+            # (Another file of that name by now makes no difference: these are the bytes of the one it had.)
+            if len(content) != length or file.rewritten():
                 raise changed(path)
         except BaseException:
             file.close()
@@ -154,11 +165,11 @@ class Reader:
             raise changed(path, "was changed since: fetch it anew")
         return file
 
-    async def _unchanged(self, file: OpenFile) -> bool:
+    async def _unchanged(self, path: str, file: OpenFile) -> bool:
         try:
             return file.unchanged(cached=True)
         except NotCachedError:
-            return await _in_thread(file.unchanged)
+            return await self._in_thread(path, file.unchanged)
 
     async def _send_cached(
         self,
@@ -179,7 +190,7 @@ class Reader:
             request.nbytes += count
         if completion is not None:
             await completion
-        if not await self._unchanged(file):
+        if not await self._unchanged(stream.path, file):
             raise changed(stream.path)
 
     async def _send_read(
@@ -197,13 +208,15 @@ class Reader:
             while offset < end:
                 count = min(_PIECE, end - offset)
                 await pace.spend(count)
-                data = await _in_thread(self._read_hashed, file.fd, count, offset, hasher, stream.path)
+                data = await self._in_thread(
+                    stream.path, self._read_hashed, file.fd, count, offset, hasher, stream.path
+                )
                 if not data:
                     raise changed(stream.path, "became shorter while it was read: fetch it again")
                 await stream.send(data)
                 offset += len(data)
                 request.nbytes += len(data)
-        now_changed = not await self._unchanged(file)
+        now_changed = not await self._unchanged(stream.path, file)
         trailer = {"algorithm": ALGORITHM, "digest": hasher.hexdigest(), "changed": now_changed}
         await stream.send(_encode(trailer))
 
@@ -218,7 +231,7 @@ class Reader:
         validator = arguments.text(stream, "validator")
         abandoned = threading.Event()
         try:
-            file, digest = await _in_thread(
+            file, digest = await anyio.to_thread.run_sync(
                 self._hash, stream.path, validator, abandoned, limiter=self._hashers, abandon_on_cancel=True
             )
         except BaseException:
