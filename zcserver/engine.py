@@ -502,8 +502,7 @@ class Engine:
         self.phase = Phase.LINGERING
         self._fail_streams(self.error)  # the application need not wait until the socket is closed
         try:
-            if not self._lanes.train or not self._lanes.train[0].sent:
-                self._lanes.send_control(memoryview(self.codec.take_control()))
+            self.sender.farewell()
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:  # it is gone already, or takes nothing
             self._close(self.error)

@@ -50,9 +50,12 @@ class Lanes:
         self._statistics = statistics
         self._iovec = IoVec(PIECE_SLOTS)
 
-    def send_control(self, control: memoryview) -> memoryview:
-        """Write control frames; return what the socket did not take."""
-        sent = self._kernel.send(self._sock, control)
+    def send_control(self, control: memoryview, more: bool) -> memoryview:
+        """Write control frames; return what the socket did not take.
+
+        ``more``: the train follows at once, so that both may arrive together and wake the peer once.
+        """
+        sent = self._kernel.send(self._sock, control, socket.MSG_MORE if more else 0)
         self._statistics.control_bytes += sent
         return control[sent:]
 

@@ -101,15 +101,15 @@ class Sender:
         codec = self._codec
         try:
             while True:
+                if self._ready:
+                    self._frame_ahead()
                 if not train or not train[0].sent:
                     # To the last frame that is due: behind what the full socket left of the ones before,
-                    # a REPLY may have come whose stream's DATA is framed next.
+                    # a REPLY may have come whose stream's DATA is on the train.
                     while self._control or codec.control_pending:
                         if not self._control:
                             self._control = memoryview(codec.take_control())
-                        self._control = lanes.send_control(self._control)
-                if self._ready:
-                    self._frame_ahead()
+                        self._control = lanes.send_control(self._control, bool(train))
                 if train:
                     lanes.send_train(bool(train[0].sent) and codec.control_pending)
                 elif not codec.control_pending:
@@ -232,6 +232,12 @@ class Sender:
         channel.queued = queued = channel.queued - size
         if queued <= channel.room_below:
             channel.on_room()
+
+    def farewell(self) -> None:
+        """The peer broke the protocol: write the control frames that say so, if no frame is half written."""
+        if not self._train or not self._train[0].sent:
+            words = bytes(self._control) + self._codec.take_control()
+            self._control = self._lanes.send_control(memoryview(words), False)
 
     # -- acknowledgement and failure -----------------------------------------------------------------
 
