@@ -174,7 +174,7 @@ async def test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset(mak
                 await completion.wait()
             await other.send(b"O" * 64 * KIB)
             await peer.read_until(lambda: others.id in peer.messages)
-            await until(lambda: not engine.sender.ledger)
+            await until(lambda: not engine.sender.ledger and not engine._flush_scheduled)
         assert peer.messages == {others.id: [b"O" * 64 * KIB]}
         assert peer.partial(theirs.id) == b"D" * len(peer.partial(theirs.id))
         assert theirs.reset_reason == "enough"

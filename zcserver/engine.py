@@ -171,7 +171,10 @@ class Engine:
         except BaseException as error:
             self._broken(error)
             raise
-        self.flush()
+        if self.sender.loaded:
+            self.flush()
+        else:
+            self.flush_soon()  # together with what the application answers to what has come
         if not alive:
             self._end_of_input()
 

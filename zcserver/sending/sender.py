@@ -85,6 +85,11 @@ class Sender:
         return not self.ledger and not self._ready and not self._control
 
     @property
+    def loaded(self) -> bool:
+        """Some DATA may be written now, as far as window and socket allow."""
+        return bool(self._ready or self._train)
+
+    @property
     def ahead(self) -> int:
         """Bytes framed and not yet in the socket."""
         return self.ledger.framed - self._lanes.written
