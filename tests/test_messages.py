@@ -157,12 +157,10 @@ async def test_small_files_sent_one_after_the_other_do_not_wait_for_credit(make_
             over.set()
 
 
-async def test_no_message_overtakes_its_reply_when_the_socket_was_full_amid_earlier_control_frames(
-    make_context, kernel
-):
-    class Full(type(kernel)):
-        """Takes a few bytes of the next control frames, then none until ``full`` is False again."""
+def narrow(kernel):
+    """A kernel whose sockets, once it is ``cutting``, take 8 bytes of control frames, then none: ``full``."""
 
+    class Narrow(type(kernel)):
         full = cutting = False
 
         def send(self, sock, data, flags=0):
@@ -173,24 +171,50 @@ async def test_no_message_overtakes_its_reply_when_the_socket_was_full_amid_earl
                 return super().send(sock, data[:8], flags)
             return super().send(sock, data, flags)
 
-    narrow = Full()
+    return Narrow()
+
+
+async def test_no_message_overtakes_its_reply_when_the_socket_was_full_amid_earlier_control_frames(
+    make_context, kernel
+):
+    socket = narrow(kernel)
     queued = 0
 
     async def handler(stream):
         nonlocal queued
-        narrow.cutting = True
+        socket.cutting = True
         await stream.reply(path=stream.path)
         await stream.send(b"content", end=True)
         queued += 1
 
     with deadline():
-        async with zcserver.serve(handler, port=0, context=make_context(kernel=narrow)) as server:
+        async with zcserver.serve(handler, port=0, context=make_context(kernel=socket)) as server:
             with await RawPeer.connect(server.port) as peer:
                 first = await peer.open()
-                await until(lambda: narrow.full)
+                await until(lambda: socket.full)
                 second = await peer.open()
                 await until(lambda: queued == 2)
-                narrow.cutting = narrow.full = False
+                socket.cutting = socket.full = False
                 # (Its codec refuses DATA before the REPLY.)
                 await peer.read_until(lambda: len(peer.messages) == 2)
     assert peer.messages == {first.id: [b"content"], second.id: [b"content"]}
+
+
+async def test_a_refusal_continues_the_control_frames_before_it(make_context, kernel):
+    socket = narrow(kernel)
+
+    async def handler(stream):
+        socket.cutting = True
+        await stream.reply(path=stream.path)
+        with pytest.raises(zcserver.ConnectionLostError):
+            await stream.receive()
+
+    with deadline():
+        async with zcserver.serve(handler, port=0, context=make_context(kernel=socket)) as server:
+            with await RawPeer.connect(server.port) as peer:
+                await peer.open()
+                await until(lambda: socket.full)
+                await peer.write(b"\x3f" + bytes(31))  # no such frame type
+                socket.cutting = socket.full = False
+                await peer.read_until(lambda: "Goaway" in peer.log, acknowledge=False)
+    assert peer.log == ["Hello", "Credited", "Replied", "Goaway"]
