@@ -25,7 +25,8 @@ Handler = Callable[[Stream], Awaitable[object]]
 _log = logging.getLogger("zcserver")
 
 
-def _endpoint(sock: socket.socket, remote: bool) -> str:
+def endpoint_name(sock: socket.socket, remote: bool) -> str:
+    """An address in words, for messages."""
     try:
         address = sock.getpeername() if remote else sock.getsockname()
     except OSError:
@@ -54,7 +55,7 @@ class Connection:
         on_closed: Callable[["Connection"], object] = lambda connection: None,
     ) -> None:
         prepared = prepare(sock, context.capabilities, context.kernel)
-        self.name = _endpoint(sock, remote=True)
+        self.name = endpoint_name(sock, remote=True)
         self.context = context
         self.trusts_peer = trust_peer
         self.principal = context.trusted if trust_peer else Principal(self.name, PrincipalKind.CONNECTION)
@@ -194,6 +195,9 @@ class Connection:
 
     def changed(self) -> None:
         self._changed.set()
+
+    def deliver(self) -> None:
+        """Nothing: tasks are woken as news comes, and what they send is written at the end of the turn."""
 
     def detach(self) -> None:
         self._loop.detach()

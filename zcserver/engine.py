@@ -81,6 +81,9 @@ class Driver(Protocol):
     def changed(self) -> None:
         """The handshake was finished, a stream ended, or the peer says goodbye."""
 
+    def deliver(self) -> None:
+        """Bytes were read; what is done here is written in one go with the acknowledgement of them."""
+
     def detach(self) -> None:
         """Unregister the socket: it will be closed next."""
 
@@ -171,6 +174,7 @@ class Engine:
         except BaseException as error:
             self._broken(error)
             raise
+        self._driver.deliver()
         if self.sender.loaded:
             self.flush()
         else:
@@ -252,6 +256,11 @@ class Engine:
             raise self.error.with_traceback(None)
         if self.phase is Phase.CLOSED:
             raise ConnectionLostError(f"the connection {self.name} is closed")
+
+    def unacknowledged(self, channel: Channel) -> int:
+        """Bytes of this stream that wait, and of the whole connection that are in flight."""
+        ledger = self.sender.ledger
+        return channel.queued + ledger.framed - ledger.acknowledged
 
     def open(self, method: str, path: str, args: Args) -> Channel:
         """Open a stream. Raises TooManyStreams when the peer allows no more now, MisuseError for bad args."""

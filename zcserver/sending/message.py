@@ -72,6 +72,11 @@ class Outgoing(Completion):
         self.done = False
         self._error = self._event = self._callbacks = None
 
+    def keep_rest(self) -> None:
+        """The caller may write to the memory from now on: copy it, unless all of it is in the socket."""
+        if self.view is not None:
+            self.view = memoryview(bytes(self.view))
+
     def memory_home(self) -> None:
         """Give the memory back: at the acknowledgement, or when every byte of it has been copied."""
         memory, self.memory, self.view = self.memory, None, None
