@@ -28,6 +28,7 @@ from .errors import (
     PeerTimeoutError,
     PoolTimeoutError,
     RequestTooLargeError,
+    StreamLostError,
     StreamResetError,
     TransferError,
     ViewsAliveError,
@@ -36,6 +37,20 @@ from .errors import (
 from .memory import Buffer
 from .sending.completion import Completion
 from .stream import Message, Stream
+from .transport import (
+    ZeroCopyServer,
+    ZeroCopyTransport,
+    connect_accepted_socket,
+    create_connection,
+    create_server,
+    create_unix_connection,
+    create_unix_server,
+    open_connection,
+    open_unix_connection,
+    sendfile,
+    start_server,
+    start_unix_server,
+)
 
 __all__ = [
     "DEFAULT_PORT",
@@ -55,10 +70,23 @@ __all__ = [
     "PoolTimeoutError",
     "RequestTooLargeError",
     "Stream",
+    "StreamLostError",
     "StreamResetError",
     "TransferError",
     "ViewsAliveError",
     "ZCServerError",
+    "ZeroCopyServer",
+    "ZeroCopyTransport",
     "connect",
+    "connect_accepted_socket",
+    "create_connection",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "open_connection",
+    "open_unix_connection",
+    "sendfile",
     "serve",
+    "start_server",
+    "start_unix_server",
 ]

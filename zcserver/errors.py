@@ -39,6 +39,10 @@ class ConnectionLostError(TransferError, ConnectionError):
     """The connection ended before the work was done."""
 
 
+class StreamLostError(ConnectionLostError, ConnectionResetError):
+    """A byte stream was broken off; also a ConnectionResetError, for programs written for asyncio."""
+
+
 class HandshakeError(ConnectionLostError):
     """The other end does not speak ZCP/1, or no version, limit or feature suits both."""
 

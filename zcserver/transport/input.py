@@ -1,0 +1,81 @@
+"""The incoming half of a transport: received pieces into ``data_received`` or the protocol's own buffers."""
+
+import asyncio
+from typing import Any
+
+from zcserver.channel import Channel
+from zcserver.engine import Engine
+
+
+class Input:
+    """Hands on what the inbox holds. ``calling`` names the protocol's method in work, for reports."""
+
+    __slots__ = ("_buffered", "_channel", "_engine", "_inbox", "_protocol", "_rest", "calling")
+
+    def __init__(self, engine: Engine, channel: Channel) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._inbox = channel.inbox
+        self._protocol: Any = None
+        self._buffered = False
+        self._rest: memoryview | None = None  # of a piece that a BufferedProtocol paused in
+        self.calling = ""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
+
+    @property
+    def empty(self) -> bool:
+        return not self._inbox.pieces and self._rest is None
+
+    @property
+    def ended(self) -> bool:
+        """The peer has ended its direction; its last bytes may still be here."""
+        return self._inbox.ended
+
+    @property
+    def at_end(self) -> bool:
+        return self._inbox.ended and self.empty
+
+    def deliver(self) -> bool:
+        """One call of the protocol; False when there was nothing for it."""
+        view, self._rest = self._rest, None
+        if view is None:
+            view = self._inbox.take_chunk()
+            if view is None:
+                return False
+        if not view:
+            return True
+        if self._buffered:
+            self._fill(view)
+            return True
+        whole = view.obj
+        if whole.__class__ is not bytes or len(whole) != len(view):
+            whole = bytes(view)
+        self.calling = "data_received"
+        self._protocol.data_received(whole)
+        return True
+
+    def _fill(self, view: memoryview) -> None:
+        self.calling = "get_buffer"
+        target = self._protocol.get_buffer(len(view))
+        room = len(target)
+        if not room:
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        if room < len(view):
+            self._rest = view[room:]
+            view = view[:room]
+        target[: len(view)] = view
+        self.calling = "buffer_updated"
+        self._protocol.buffer_updated(len(view))
+
+    def grant(self) -> None:
+        """What was taken may be followed by more."""
+        if self._inbox.grant_due:
+            self._engine.grant(self._channel)
+
+    def close(self) -> None:
+        """Drop what nobody will take."""
+        self._rest = None
+        self._inbox.pieces.clear()
