@@ -4,7 +4,8 @@
 ``transport.py``   ``ZeroCopyTransport``: what asyncio's transports mean
 ``output.py``      who owns what was written; how much the peer has not acknowledged
 ``input.py``       received pieces into the protocol
-``connecting.py``, ``serving.py``, ``streams.py``, ``sending_files.py``  asyncio's functions, with its signatures
+``connecting.py``  ``serving.py``  ``streams.py``  ``sending_files.py``: asyncio's functions
+``shared.py``      the context of those who bring none
 """
 
 from .connecting import connect_accepted_socket, create_connection, create_unix_connection

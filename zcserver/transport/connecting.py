@@ -136,8 +136,8 @@ async def _dial(host: str | None, port: int | str | None, options: dict[str, Any
     """A connected socket of our own: the loop connects by its rules (names, happy eyeballs), we keep a
     duplicate, for uvloop refuses descriptors that its own transports hold."""
     loop = asyncio.get_running_loop()
-    connecting = loop.create_connection(lambda: _Handover(loop), host, port, **options)
-    transport, handover = await connecting
+    connect: Any = loop.create_connection  # its stubs know fewer combinations than it
+    transport, handover = await connect(lambda: _Handover(loop), host, port, **options)
     try:
         sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
     finally:
@@ -174,7 +174,7 @@ def check_stream_socket(sock: socket.socket, family: int | None = None) -> None:
 def refuse_tls(ssl: Any, options: dict[str, Any]) -> None:
     """Drop the options that only matter with TLS; MisuseError when TLS is asked for."""
     for name in ("server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout"):
-        if options.get(name, None) is None:
+        if options.get(name) is None:
             options.pop(name, None)
         elif not ssl:
             raise ValueError(f"{name} is only meaningful with ssl")

@@ -13,7 +13,7 @@ from zcserver.context import Context
 from zcserver.errors import HandshakeError
 from zcserver.listeners import listen_unix
 
-from .connecting import ProtocolFactory, refuse_tls, check_stream_socket
+from .connecting import ProtocolFactory, check_stream_socket, refuse_tls
 from .link import Link, log
 from .shared import context_of
 from .transport import ZeroCopyTransport
@@ -270,7 +270,7 @@ async def _bind(
     loop: asyncio.AbstractEventLoop, factory: ProtocolFactory, host: Any, port: Any, options: dict[str, Any]
 ) -> list[socket.socket]:
     """Let the loop resolve and bind by its rules, and keep duplicates of what it has bound."""
-    server = await loop.create_server(factory, host, port, start_serving=False, **options)  # type: ignore[arg-type]
+    server = await loop.create_server(factory, host, port, start_serving=False, **options)
     try:
         return [socket.socket(fileno=os.dup(sock.fileno())) for sock in server.sockets]
     finally:

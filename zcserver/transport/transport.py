@@ -147,7 +147,11 @@ class ZeroCopyTransport(asyncio.Transport):
 
     def _check_writable(self) -> None:
         if self._peer_gone or self._lost:
-            raise _as_lost(self._link.error) if self._link.error else StreamLostError(f"{self._link.name} has closed the byte stream")
+            raise (
+                _as_lost(self._link.error)
+                if self._link.error
+                else StreamLostError(f"{self._link.name} has closed the byte stream")
+            )
         if self._eof_written or self._closing:
             raise MisuseError("nothing can be sent after write_eof() or close()")
 
@@ -191,7 +195,10 @@ class ZeroCopyTransport(asyncio.Transport):
             log.warning("socket.send() raised exception.")
         self._lost_writes += 1
         if not self._closing:
-            self._lose(StreamLostError(f"{self._link.name} has closed the byte stream"))
+            self._lose(self._closed_by_peer())
+
+    def _closed_by_peer(self) -> StreamLostError:
+        return StreamLostError(f"{self._link.name} has closed the byte stream")
 
     # -- flow control --------------------------------------------------------------------------------
 
@@ -213,7 +220,7 @@ class ZeroCopyTransport(asyncio.Transport):
         return self._low, self._high
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that were written and that the peer has not acknowledged, with the frame headers in flight."""
+        """Bytes written that the peer has not acknowledged; frame headers count while in flight."""
         return self._output.size
 
     def _maybe_pause_writing(self) -> None:
