@@ -269,6 +269,8 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
     def _forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self._room.set()
+        if isinstance(connection.engine.error, HandshakeError):
+            _log.warning("refused %s", connection.engine.error)
 
     async def wait_closed(self) -> None:
         """Serve until cancelled."""

@@ -14,7 +14,13 @@ from typing import Final, Protocol
 
 from zcserver_protocol import events
 from zcserver_protocol.codec import Codec
-from zcserver_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TooManyStreams
+from zcserver_protocol.errors import (
+    ErrorCode,
+    LocalProtocolError,
+    NotZCPError,
+    RemoteProtocolError,
+    TooManyStreams,
+)
 from zcserver_protocol.frames import END_STREAM, FEATURE_CRC32C
 from zcserver_protocol.states import UNANSWERED
 from zcserver_protocol.streams import Args, StreamState
@@ -36,6 +42,7 @@ from .sending.lanes import Lanes
 from .sending.message import Outgoing, end_marker
 from .sending.sender import Sender
 from .sending.statistics import TransferStatistics
+from .strangers import recognise
 
 # Queued messages are written together at the end of the loop's turn, or at once when this much has come.
 _BATCH: Final = 1 << 20
@@ -509,12 +516,19 @@ class Engine:
             kind = PeerTimeoutError
         if self.codec.peer is None:
             kind = HandshakeError
-        self.error = kind(f"{self.name}: {error}")
+        words, answer = str(error), b""
+        if isinstance(error, NotZCPError):
+            what, answer = recognise(error.began)
+            words = f"{error} ({what})"
+        self.error = kind(f"{self.name}: {words}")
         self.error.__cause__ = error
         self.phase = Phase.LINGERING
         self._fail_streams(self.error)  # the application need not wait until the socket is closed
         try:
-            self.sender.farewell()
+            if answer:
+                self._lanes.send_control(memoryview(answer), False)
+            else:
+                self.sender.farewell()
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:  # it is gone already, or takes nothing
             self._close(self.error)

@@ -47,6 +47,14 @@ class RemoteProtocolError(ProtocolError):
         self.message = message
 
 
+class NotZCPError(RemoteProtocolError):
+    """The peer speaks something else; `began` are its first 8 bytes."""
+
+    def __init__(self, began: bytes) -> None:
+        super().__init__(ErrorCode.PROTOCOL, f"the other end does not speak ZCP: it began with {began!r}")
+        self.began = began
+
+
 class LocalProtocolError(ProtocolError):
     """The caller asked for what the state does not allow. Nothing was changed and nothing will be sent."""
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from .control import HelloBody, decode, encode_hello, hello_decoder
-from .errors import ErrorCode, RemoteProtocolError
+from .errors import ErrorCode, NotZCPError, RemoteProtocolError
 from .events import Hello
 from .frames import HELLO, PREFACE, pack
 from .limits import Limits, is_feature
@@ -30,11 +30,9 @@ def greeting(limits: Limits) -> bytes:
 
 
 def check_preface(data: Any) -> None:
-    """RemoteProtocolError(PROTOCOL) if these 8 bytes are something else's."""
+    """NotZCPError (PROTOCOL) if these 8 bytes are something else's."""
     if data != PREFACE:
-        raise RemoteProtocolError(
-            ErrorCode.PROTOCOL, f"the other end does not speak ZCP: it began with {bytes(data)!r}"
-        )
+        raise NotZCPError(bytes(data))
 
 
 def meet(data: Any, limits: Limits) -> Hello:

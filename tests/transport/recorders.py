@@ -6,17 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import zcserver
-from tests.raw_peer import DEADLINE
+from tests.raw_peer import DEADLINE, until
 
+__all__ = ["until"]
 MIB = 1 << 20
 KIB = 1 << 10
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let everything else run until ``condition`` holds."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 class Recorder(asyncio.Protocol):

@@ -176,13 +176,13 @@ async def test_a_pool_buffer_with_living_views_is_refused_and_stays_the_callers(
 
 
 async def test_a_buffer_of_somebody_else_goes_by_the_copy_lane(make_context):
-    async with paired(context := make_context(), make_context()) as pair:
-        async with paired(context, make_context()) as other:
-            buffer = await other.left.acquire(2 * MIB)
-            buffer.view[:] = b"o" * 2 * MIB
-            await pair.left.send(buffer)
-            assert stats(pair.left).reference_bytes == 0
-            assert pair.server.data == b"o" * 2 * MIB
+    context = make_context()
+    async with paired(context, make_context()) as pair, paired(context, make_context()) as other:
+        buffer = await other.left.acquire(2 * MIB)
+        buffer.view[:] = b"o" * 2 * MIB
+        await pair.left.send(buffer)
+        assert stats(pair.left).reference_bytes == 0
+        assert pair.server.data == b"o" * 2 * MIB
 
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["stranger", "trusted"])
@@ -223,11 +223,19 @@ async def test_mappings_and_arrays_of_any_shape_are_sent_as_their_bytes(pair, wa
         mapping.close()  # BufferError while something still exports it
 
 
-async def test_tensors_and_arrow_buffers_are_memory_like_any_other(pair):
+async def test_tensors_are_memory_like_any_other(pair):
     torch = pytest.importorskip("torch")
     tensor = torch.arange(1000)
     pair.left.write(tensor.numpy())
-    await until(lambda: pair.server.data == tensor.numpy().tobytes())
+    pair.left.write(numpy.from_dlpack(tensor))
+    await until(lambda: pair.server.data == 2 * tensor.numpy().tobytes())
+
+
+async def test_arrow_buffers_are_memory_like_any_other(pair):
+    arrow = pytest.importorskip("pyarrow")
+    column = arrow.array(range(1000))
+    pair.left.write(column.buffers()[1])
+    await until(lambda: pair.server.data == column.buffers()[1].to_pybytes())
 
 
 async def test_buffers_may_be_filled_in_other_threads_and_handed_over(pair):

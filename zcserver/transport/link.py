@@ -94,7 +94,8 @@ class Link:
 
     def _too_late(self, seconds: float) -> None:
         what = "did not answer" if self._client else "did not ask for a byte stream"
-        self.abort(HandshakeError(f"{self.name} {what} within {seconds:g} s: is it a zcserver?"))
+        late = HandshakeError(f"{self.name} {what} within {seconds:g} s: is it a zcserver?")
+        self.abort(self.engine.error or late)  # it may be known already what it is instead
 
     # -- what the engine calls (see engine.Driver) ---------------------------------------------------
 
