@@ -88,6 +88,10 @@ class Link:
         """Deliver what is queued, however long the peer takes for it as long as it lives; then part."""
         self.engine.close(math.inf)
 
+    def part(self) -> None:
+        """The byte stream is over before its end: take leave, within the context's ``close_seconds``."""
+        self.engine.close(self.time() + self.context.close_seconds)
+
     def abort(self, error: BaseException | None = None) -> None:
         """Drop the connection now."""
         self.engine.abort(error or ConnectionLostError(f"the connection {self.name} was aborted by this end"))

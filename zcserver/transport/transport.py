@@ -352,7 +352,11 @@ class ZeroCopyTransport(asyncio.Transport):
             return
         self._closing = self._lost = True
         self._loop.call_soon(self._connection_lost, error)
-        if not self._link.over:
+        if self._link.over:
+            return
+        if isinstance(error, StreamLostError):
+            self._link.part()  # what is in flight comes home: the peer gave up the stream, not the connection
+        else:
             self._link.abort(error if isinstance(error, ConnectionLostError) else None)
 
     def _connection_lost(self, error: BaseException | None) -> None:
