@@ -15,6 +15,7 @@
 
 from zcserver_protocol.errors import ErrorCode
 
+from .byte_stream import ByteStream, ByteStreamListener, connect_byte_stream, listen_byte_streams
 from .client import Client
 from .connection import DEFAULT_PORT, Connection
 from .context import Context
@@ -56,6 +57,8 @@ __all__ = [
     "DEFAULT_PORT",
     "Buffer",
     "BufferStateError",
+    "ByteStream",
+    "ByteStreamListener",
     "Client",
     "Completion",
     "Connection",
@@ -79,10 +82,12 @@ __all__ = [
     "ZeroCopyTransport",
     "connect",
     "connect_accepted_socket",
+    "connect_byte_stream",
     "create_connection",
     "create_server",
     "create_unix_connection",
     "create_unix_server",
+    "listen_byte_streams",
     "open_connection",
     "open_unix_connection",
     "sendfile",

@@ -174,6 +174,11 @@ class Stream:
         self._engine.send(channel, marker)
         return marker
 
+    async def wait_for_room(self) -> None:
+        """Return when :meth:`send` would not wait, or when the stream is over."""
+        if self._channel.queued >= self._high_water or len(self._channel.outgoing) >= _QUEUED_MESSAGES:
+            await self._wait_for_room()
+
     async def _wait_for_room(self) -> None:
         """Until half of what may queue is gone: a wake-up for every frame would cost more than the frame."""
         channel = self._channel
@@ -235,6 +240,15 @@ class Stream:
 
         For streams larger than memory: each piece goes back when its last view is gone.
         """
+        while True:
+            try:
+                view = await self.receive_chunk()
+            except anyio.EndOfStream:
+                return
+            yield view
+
+    async def receive_chunk(self) -> memoryview:
+        """The next of :meth:`chunks`. Raises anyio.EndOfStream after the last one."""
         inbox = self._inbox
         if inbox.mode != CHUNKS:
             inbox.mode = CHUNKS
@@ -244,12 +258,8 @@ class Stream:
             if view is not None:
                 if inbox.grant_due:
                     self._engine.grant(self._channel)
-                yield view
-                continue
-            try:
-                await self._wait_for_news(lambda: bool(inbox.pieces))
-            except anyio.EndOfStream:
-                return
+                return view
+            await self._wait_for_news(lambda: bool(inbox.pieces))
 
     async def receive_into(self, memory: Any) -> int:
         """Let the rest of the current message land in ``memory`` (writable, contiguous); return the bytes.

@@ -1,4 +1,4 @@
-"""Random interleavings of all that two ends can do, against a model: which bytes were accepted, in which order."""
+"""Random interleavings of all that two ends can do, against a model: which bytes were accepted, in order."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import zcserver
 from tests.transport.recorders import KIB, MIB, Recorder, paired, until
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-# Bytes by their place in a stream: whatever is lost, doubled or moved shows. 251 is prime to every block size.
+# Bytes by their place in a stream: what is lost, doubled or moved shows. 251 is prime to every block size.
 PATTERN = bytes(range(251)) * (16 * MIB // 251)
 
 sizes = st.one_of(st.integers(0, 300), st.integers(20 * KIB, 80 * KIB), st.sampled_from([MIB, 3 * MIB - 1]))

@@ -126,7 +126,8 @@ class Output:
         """Queue memory that nobody changes before it is acknowledged; see ``ZeroCopyTransport.send``."""
         if data.__class__ is Buffer:
             data.seal(allow_views)
-            mine = data.by_reference and data.principal is self._link.principal
+            link = self._link
+            mine = data.by_reference and data.principal is link.principal and link.context.by_reference
             outgoing = Outgoing(data.nbytes, data, None, data.address if mine else 0)
         else:
             outgoing = self._immutable(as_bytes(data))
