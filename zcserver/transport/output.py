@@ -135,14 +135,14 @@ class Output:
         self._send(outgoing)
         return outgoing.completion
 
-    def send_file(self, fd: int, offset: int, nbytes: int) -> Completion:
+    def send_file(self, fd: int, offset: int, nbytes: int) -> Outgoing:
         """Queue a region of a file."""
         context = self._link.context
         region = FileRegion(fd, offset, nbytes, context.kernel, context.pipes, context.splices_files)
         self.push()
         outgoing = Outgoing(nbytes, file=region)
         self._send(outgoing)
-        return outgoing.completion
+        return outgoing
 
     def end(self) -> None:
         """No more will be written: the END flag."""

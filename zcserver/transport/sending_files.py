@@ -6,7 +6,9 @@ import os
 import stat
 from typing import Any, Final
 
-from .transport import ZeroCopyTransport
+from zcserver.errors import StreamResetError
+
+from .transport import ZeroCopyTransport, as_lost
 
 _CHUNK: Final = 256 * 1024
 
@@ -21,7 +23,8 @@ async def sendfile(
 ) -> int:
     """As ``loop.sendfile``: send ``count`` bytes of a file opened in binary mode from ``offset`` on.
 
-    Returns the bytes sent once the *peer* has acknowledged them, and leaves the file positioned behind them.
+    Returns the bytes sent once the *peer* has acknowledged them, and leaves the file positioned behind them
+    (behind those that were put on the way, when it fails).
     What is no regular file is read in a thread and written, or refused with ``fallback=False``
     (SendfileNotAvailableError). The file must not be written to meanwhile; one that becomes shorter breaks
     the byte stream off (StreamLostError).
@@ -42,10 +45,13 @@ async def sendfile(
     left = max(0, information.st_size - offset)
     nbytes = left if count is None else min(count, left)
     if nbytes:
+        outgoing = transport.send_file(fd, offset, nbytes)
         try:
-            await transport.send_file(fd, offset, nbytes)
+            await outgoing.completion
+        except StreamResetError as error:
+            raise as_lost(error) from error
         finally:
-            file.seek(offset + nbytes)
+            file.seek(offset + outgoing.framed)
     return nbytes
 
 

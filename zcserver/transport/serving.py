@@ -2,6 +2,7 @@
 
 import asyncio
 import asyncio.trsock
+import contextlib
 import errno
 import os
 import socket
@@ -36,9 +37,11 @@ class ZeroCopyServer(asyncio.AbstractServer):
         backlog: int,
         context: Context,
         trust_peer: bool,
+        cleanup_socket: bool = False,
     ) -> None:
+        self._files = [_Name(sock) for sock in socks] if cleanup_socket else []
         self._loop = asyncio.get_running_loop()
-        self._socks: list[socket.socket] | None = socks
+        self._sockets: list[socket.socket] | None = socks
         self._factory = protocol_factory
         self._backlog = backlog
         self._context = context
@@ -51,7 +54,7 @@ class ZeroCopyServer(asyncio.AbstractServer):
 
     @property
     def sockets(self) -> tuple[Any, ...]:
-        return tuple(asyncio.trsock.TransportSocket(sock) for sock in self._socks or ())
+        return tuple(asyncio.trsock.TransportSocket(sock) for sock in self._sockets or ())
 
     @property
     def handshaking(self) -> int:
@@ -66,10 +69,10 @@ class ZeroCopyServer(asyncio.AbstractServer):
     def _listen(self) -> None:
         if self._listening:
             return
-        if self._socks is None:
+        if self._sockets is None:
             raise RuntimeError(f"server {self!r} is closed")
         self._listening = True
-        for sock in self._socks:
+        for sock in self._sockets:
             sock.listen(self._backlog)
             sock.setblocking(False)
             self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -154,7 +157,7 @@ class ZeroCopyServer(asyncio.AbstractServer):
         self._wake()
 
     def _wake(self) -> None:
-        if self._socks is None and not self._transports and not self._links and self._waiters is not None:
+        if self._sockets is None and not self._transports and not self._links and self._waiters is not None:
             waiters, self._waiters = self._waiters, None
             for waiter in waiters:
                 if not waiter.done():
@@ -164,7 +167,7 @@ class ZeroCopyServer(asyncio.AbstractServer):
 
     def close(self) -> None:
         """Stop listening. Connections live on; peers that are still shaking hands are dropped."""
-        socks, self._socks = self._socks, None
+        socks, self._sockets = self._sockets, None
         if socks is None:
             return
         for sock in socks:
@@ -172,6 +175,8 @@ class ZeroCopyServer(asyncio.AbstractServer):
                 self._loop.remove_reader(sock.fileno())
             sock.close()
         self._listening = False
+        for name in self._files:
+            name.remove()
         for link in list(self._links):
             link.abort()
         if self._forever is not None and not self._forever.done():
@@ -207,6 +212,19 @@ class ZeroCopyServer(asyncio.AbstractServer):
         return f"<ZeroCopyServer sockets={self.sockets!r}>"
 
 
+class _Name:
+    """The file of a listening Unix socket: removed at the end, unless another server's is in its place."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._path = sock.getsockname()
+        self._is = os.stat(self._path) if self._path and self._path[0] not in (0, "\0") else None
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._is is not None and os.path.samestat(os.stat(self._path), self._is):
+                os.unlink(self._path)
+
+
 async def create_server(
     protocol_factory: ProtocolFactory,
     host: str | Sequence[str] | None = None,
@@ -235,7 +253,8 @@ async def create_server(
         socks = [sock]
     else:
         socks = await _bind(loop, protocol_factory, host, port, options)
-    return await _serve(loop, socks, protocol_factory, backlog, context, trust_peer, start_serving)
+    server = ZeroCopyServer(socks, protocol_factory, backlog, context or context_of(loop), trust_peer)
+    return await _started(server, start_serving)
 
 
 async def create_unix_server(
@@ -246,11 +265,15 @@ async def create_unix_server(
     backlog: int = 100,
     ssl: Any = None,
     start_serving: bool = True,
+    cleanup_socket: bool = True,
     context: Context | None = None,
     trust_peer: bool = False,
     **options: Any,
 ) -> ZeroCopyServer:
-    """As ``loop.create_unix_server``; see :func:`create_server`."""
+    """As ``loop.create_unix_server`` of Python 3.13; see :func:`create_server`.
+
+    A dead server's socket is replaced. Closing removes the file, unless ``cleanup_socket`` is false.
+    """
     refuse_tls(ssl, options)
     if options:
         raise TypeError(f"unknown options: {', '.join(options)}")
@@ -262,8 +285,15 @@ async def create_unix_server(
         raise ValueError("path was not specified, and no sock specified")
     else:
         check_stream_socket(sock, socket.AF_UNIX)
-    loop = asyncio.get_running_loop()
-    return await _serve(loop, [sock], protocol_factory, backlog, context, trust_peer, start_serving)
+    server = ZeroCopyServer(
+        [sock],
+        protocol_factory,
+        backlog,
+        context or context_of(asyncio.get_running_loop()),
+        trust_peer,
+        cleanup_socket,
+    )
+    return await _started(server, start_serving)
 
 
 async def _bind(
@@ -277,16 +307,7 @@ async def _bind(
         server.close()
 
 
-async def _serve(
-    loop: asyncio.AbstractEventLoop,
-    socks: list[socket.socket],
-    factory: ProtocolFactory,
-    backlog: int,
-    context: Context | None,
-    trust_peer: bool,
-    start_serving: bool,
-) -> ZeroCopyServer:
-    server = ZeroCopyServer(socks, factory, backlog, context or context_of(loop), trust_peer)
+async def _started(server: ZeroCopyServer, start_serving: bool) -> ZeroCopyServer:
     if start_serving:
         try:
             await server.start_serving()

@@ -10,6 +10,7 @@ from zcserver.channel import Channel
 from zcserver.errors import ConnectionLostError, MisuseError, StreamLostError, StreamResetError
 from zcserver.memory import Buffer
 from zcserver.sending.completion import Completion
+from zcserver.sending.message import Outgoing
 from zcserver_protocol.errors import ErrorCode
 
 from .input import Input
@@ -59,7 +60,8 @@ class ZeroCopyTransport(asyncio.Transport):
         self._writing_paused = False
         self._closing = False
         self._lost = False  # connection_lost is scheduled
-        self._made = False  # connection_made was called
+        self._connected = False  # connection_made was called
+        self._started = False  # and the protocol's owner has the transport
         self._lost_writes = 0
         self._delivering = False
         self._push_scheduled = False
@@ -74,14 +76,18 @@ class ZeroCopyTransport(asyncio.Transport):
         self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._made = True
         self._link.engine.grant(self._channel)
         try:
             self._protocol.connection_made(self)
         finally:
+            self._connected = True
             if not self.begun.done():
-                self.begun.set_result(None)
-            self._deliver()
+                self.begun.set_result(None)  # whoever awaits it has the transport before any bytes come
+            self._loop.call_soon(self._start_delivery)
+
+    def _start_delivery(self) -> None:
+        self._started = True
+        self._deliver()
 
     # -- protocol and state --------------------------------------------------------------------------
 
@@ -148,15 +154,15 @@ class ZeroCopyTransport(asyncio.Transport):
     def _check_writable(self) -> None:
         if self._peer_gone or self._lost:
             raise (
-                _as_lost(self._link.error)
+                as_lost(self._link.error)
                 if self._link.error
                 else StreamLostError(f"{self._link.name} has closed the byte stream")
             )
         if self._eof_written or self._closing:
             raise MisuseError("nothing can be sent after write_eof() or close()")
 
-    def send_file(self, fd: int, offset: int, nbytes: int) -> Completion:
-        """Send a region of an open regular file by its pages; see :func:`zcserver.sendfile`."""
+    def send_file(self, fd: int, offset: int, nbytes: int) -> Outgoing:
+        """For :func:`zcserver.sendfile`: queue a region of an open regular file."""
         self._check_writable()
         return self._output.send_file(fd, offset, nbytes)
 
@@ -259,7 +265,7 @@ class ZeroCopyTransport(asyncio.Transport):
 
     def _deliver(self) -> None:
         """Call the protocol with all there is. Runs after every read, and never within a call of `write`."""
-        if self._lost or not self._made or self._delivering:
+        if self._lost or not self._started or self._delivering:
             return
         self._delivering = True
         try:
@@ -302,14 +308,14 @@ class ZeroCopyTransport(asyncio.Transport):
     def _failure(self) -> BaseException | None:
         """What broke the stream off, unless the peer has only closed it and nothing is amiss."""
         if self._link.error is not None:
-            return _as_lost(self._link.error)
+            return as_lost(self._link.error)
         error = self._channel.error
         if error is None or (self._link.over and not self._output.undelivered):
             return None
         closed = isinstance(error, StreamResetError) and error.code == ErrorCode.CANCELLED
         if closed and self._input.ended and not self._output.undelivered:
             return None
-        return _as_lost(error)
+        return as_lost(error)
 
     @property
     def _peer_gone(self) -> bool:
@@ -342,7 +348,7 @@ class ZeroCopyTransport(asyncio.Transport):
             return
         if self._closing:
             error = self._link.error
-            self._lose(_as_lost(error) if error is not None and self._output.undelivered else None)
+            self._lose(as_lost(error) if error is not None and self._output.undelivered else None)
         else:
             self._deliver_soon()
 
@@ -362,7 +368,8 @@ class ZeroCopyTransport(asyncio.Transport):
     def _connection_lost(self, error: BaseException | None) -> None:
         self._input.close()
         try:
-            self._protocol.connection_lost(error)  # type: ignore[arg-type]
+            if self._connected:
+                self._protocol.connection_lost(error)  # type: ignore[arg-type]
         finally:
             self.on_lost(self)
 
@@ -372,7 +379,7 @@ class ZeroCopyTransport(asyncio.Transport):
         )
 
 
-def _as_lost(error: BaseException) -> BaseException:
+def as_lost(error: BaseException) -> BaseException:
     """Trouble without a class of its own is what asyncio's programs expect for it: a ConnectionResetError."""
     if error.__class__ is not ConnectionLostError and not isinstance(error, StreamResetError):
         return error
