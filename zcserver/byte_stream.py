@@ -144,7 +144,7 @@ def _attributes(sock: socket.socket, family: int, local: Any, remote: Any = None
     def short(address: Any) -> Any:
         return address[:2] if isinstance(address, tuple) else address
 
-    attributes = {
+    attributes: dict[Any, Callable[[], Any]] = {
         SocketAttribute.family: lambda: family,
         SocketAttribute.local_address: lambda: short(local),
         SocketAttribute.raw_socket: lambda: sock,

@@ -93,7 +93,7 @@ class Output:
         self._send(Outgoing(len(data), None, memoryview(data)))
 
     def _send(self, outgoing: Outgoing) -> None:
-        self._last = outgoing.completion
+        self._last = outgoing
         self._engine.send(self._channel, outgoing)
 
     def _immutable(self, view: memoryview) -> Outgoing:
@@ -133,7 +133,7 @@ class Output:
             outgoing = self._immutable(as_bytes(data))
         self.push()
         self._send(outgoing)
-        return outgoing.completion
+        return outgoing
 
     def send_file(self, fd: int, offset: int, nbytes: int) -> Outgoing:
         """Queue a region of a file."""

@@ -47,7 +47,7 @@ async def sendfile(
     if nbytes:
         outgoing = transport.send_file(fd, offset, nbytes)
         try:
-            await outgoing.completion
+            await outgoing
         except StreamResetError as error:
             raise as_lost(error) from error
         finally:
