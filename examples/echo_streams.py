@@ -2,7 +2,8 @@
 
     python examples/echo_streams.py
 
-Only the two functions that connect and serve are ours; a pool buffer goes by reference through ``writer.write``.
+Only the two functions that connect and serve are ours; a pool buffer goes by reference through
+``writer.write``.
 """
 
 import asyncio
@@ -32,9 +33,8 @@ async def main() -> None:
         received = await reader.read()
         assert received == b"x" * 4 * MIB
         stats = writer.get_extra_info("stats")
-        print(
-            f"{len(received) >> 20} MiB came back, {stats.reference_bytes >> 20} MiB of them left by reference"
-        )
+        left = stats.reference_bytes >> 20
+        print(f"{len(received) >> 20} MiB came back, {left} MiB of them left by reference")
         writer.close()
         await writer.wait_closed()
 

@@ -2,8 +2,8 @@
 
     python examples/numpy_arrays.py
 
-The producer fills pool memory in place; the consumer gets each array in one piece and keeps what it wants to keep:
-memory that is dropped goes back by itself.
+The producer fills pool memory in place; the consumer gets each array in one piece and keeps what it wants
+to keep: memory that is dropped goes back by itself.
 """
 
 import asyncio

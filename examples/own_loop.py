@@ -2,8 +2,8 @@
 
     python examples/own_loop.py
 
-``zcserver_protocol`` does no I/O: it says how many bytes it wants next, what they mean, and what to write. Here it reads
-one message of a server; whoever speaks ZCP/1 in another program, or language, does the same.
+``zcserver_protocol`` does no I/O: it says how many bytes it wants next, what they mean, and what to write.
+Here it reads one message of a server; whoever speaks ZCP/1 in another program, or language, does the same.
 """
 
 import asyncio

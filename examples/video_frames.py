@@ -2,8 +2,8 @@
 
     python examples/video_frames.py --seconds 1 --rate 30
 
-A frame that is not acknowledged in time delays nobody: the camera looks how many are on their way, and drops the new one
-when there are too many, as a live picture should.
+A frame that is not acknowledged in time delays nobody: the camera looks how many are on their way, and
+drops the new one when there are too many, as a live picture should.
 """
 
 import argparse
