@@ -181,7 +181,11 @@ class Engine:
         except BaseException as error:
             self._broken(error)
             raise
-        self._driver.deliver()
+        self._flush_scheduled, scheduled = True, self._flush_scheduled  # what is queued there goes out here
+        try:
+            self._driver.deliver()
+        finally:
+            self._flush_scheduled = scheduled
         if self.sender.loaded:
             self.flush()
         else:
