@@ -37,23 +37,22 @@ async def test_small_writes_of_one_turn_travel_together(pair):
     assert pair.left.get_extra_info("stats").messages_sent == 1
 
 
-async def test_an_answer_written_in_data_received_is_written_with_the_acknowledgement(make_context):
+async def test_an_answer_written_in_data_received_leaves_with_the_acknowledgement(make_context, kernel):
     class Echo(Recorder):
         def data_received(self, data):
             super().data_received(data)
             self.transport.write(data)
 
-    async with paired(make_context(), make_context(), server=Echo) as pair:
-        sent = []
-        pair.right._link.engine._lanes.send_control = (
-            lambda data, send=(pair.right._link.engine._lanes.send_control): (
-                sent.append("control"),
-                send(data),
-            )[1]
-        )
+    watched, calls = type(kernel)(), []
+    send, sendmsg = watched.send, watched.sendmsg
+    watched.send = lambda sock, data, flags=0: (calls.append(flags), send(sock, data, flags))[1]
+    watched.sendmsg = lambda sock, buffers: (calls.append("DATA"), sendmsg(sock, buffers))[1]
+    async with paired(make_context(), make_context(kernel=watched), server=Echo) as pair:
+        await until(lambda: pair.right._channel.state.send_credit > 0)
+        calls.clear()
         pair.left.write(b"ping")
         await until(lambda: pair.client.data == b"ping")
-        assert sent == ["control"], "the acknowledgement took a turn of its own"
+        assert calls == [socket.MSG_MORE, "DATA"], "the peer was woken twice"
 
 
 async def test_callbacks_are_not_entered_from_within_write(make_context):
