@@ -190,3 +190,33 @@ def acquire_one_after_the_other(patch: pytest.MonkeyPatch) -> None:
         return buffers
 
     patch.setattr(Connection, "acquire_many", piecemeal)
+
+
+TRANSPORT = "tests/transport/"
+
+
+@mutant(
+    f"{TRANSPORT}test_ownership.py::test_write_lets_the_caller_change_mutable_memory_at_once"
+    "[asyncio-reference-bytearray-8388608-stranger]",
+    because="AssertionError",
+)
+def keep_what_the_caller_may_change(patch: pytest.MonkeyPatch) -> None:
+    """``write(bytearray)`` keeps a reference to what the socket did not take, as asyncio does."""
+    from zcserver.sending.message import Outgoing
+
+    patch.setattr(Outgoing, "keep_rest", lambda self: None)
+
+
+@mutant(
+    f"{TRANSPORT}test_flow_control.py::"
+    "test_a_paused_reader_gets_nothing_grants_nothing_and_acknowledges_everything[asyncio-reference]",
+    because="credit was granted",
+)
+def paused_readers_grant_credit(patch: pytest.MonkeyPatch) -> None:
+    """``pause_reading`` withholds delivery, and the peer may send on all the same."""
+    from zcserver.receiving.inbox import Inbox
+
+    def generous(self: Any) -> int:
+        return 1 << 20 if self._memory.reserve(1 << 20) else -1
+
+    patch.setattr(Inbox, "grant", generous)

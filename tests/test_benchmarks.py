@@ -39,6 +39,32 @@ def test_asyncio_contender_moves_and_measures_a_few_mebibytes(tmp_path: Path) ->
         assert run["send"]["congestion"] == document["circumstances"]["congestion control"]
 
 
+def test_transports_are_compared_by_writes_and_by_round_trips(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    options = ["--only", "asyncio", "zcserver-uvloop", "--sizes", "1KiB", "--gib", "0.001953125"]
+    command = [sys.executable, "-m", "benchmarks.transports", *options, "--round-trips", "50"]
+
+    done = subprocess.run(
+        [*command, "--rounds", "1", "--json", str(results)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "client CPU µs" in done.stdout
+    document = json.loads(results.read_text())
+    assert document["failures"] == []
+    runs = {(run["contender"], run["size"]): run for run in document["runs"]}
+    assert set(runs) == {(name, size) for name in ("asyncio", "zcserver-uvloop") for size in (1024, 64)}
+    for (_, size), run in runs.items():
+        assert run["send"]["bytes"] == (2 << 20 if size == 1024 else 50 * 64)
+        assert run["send"]["seconds"] > 0
+        assert run["send"]["congestion"] == document["circumstances"]["congestion control"]
+
+
 def test_file_servers_are_fetched_from_and_measured(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     sizes = ["--large-mib", "4", "--passes", "2", "--small-files", "20", "--in-flight", "3", "--rounds", "1"]

@@ -91,7 +91,7 @@ class End:
                 asking = asyncio.ensure_future(transport.acquire(nbytes))
                 await asyncio.sleep(0)
                 asking.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError, zcserver.ZCServerError):
                     (await asking).release()
             case ("cancelled waiter",):
                 waiting = [asyncio.ensure_future(completion.wait()) for completion in self.completions]

@@ -250,3 +250,19 @@ async def test_buffers_may_be_filled_in_other_threads_and_handed_over(pair):
     await until(lambda: len(pair.server.data) == 8 * 128 * KIB)
     received = [bytes(pair.server.data[at : at + 128 * KIB]) for at in range(0, MIB, 128 * KIB)]
     assert sorted(received) == [bytes([letter]) * 128 * KIB for letter in b"abcdefgh"]
+
+
+async def test_who_waits_for_memory_learns_that_the_connection_is_lost(make_context):
+    async with paired(make_context(pool_size=2 * MIB), make_context()) as pair:
+        held = await pair.left.acquire(2 * MIB)
+        waiting = asyncio.ensure_future(pair.left.acquire(2 * MIB))
+        cancelled = asyncio.ensure_future(pair.left.acquire(2 * MIB))
+        await until(lambda: held._pool.stats().waiters == 2)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        pair.right.abort()
+        with pytest.raises(zcserver.ConnectionLostError, match="while memory was waited for"):
+            await waiting
+        held.release()
+        assert held._pool.stats().free == 2 * MIB

@@ -63,6 +63,7 @@ class ZeroCopyTransport(asyncio.Transport):
         self._connected = False  # connection_made was called
         self._started = False  # and the protocol's owner has the transport
         self._lost_writes = 0
+        self._acquiring: set[asyncio.Task[Buffer]] = set()
         self._delivering = False
         self._push_scheduled = False
         self._high = self._low = 0
@@ -171,11 +172,27 @@ class ZeroCopyTransport(asyncio.Transport):
 
         Waits for memory to come home, up to ``timeout`` seconds (default: the context's ``memory_seconds``).
         Raises PoolTimeoutError, which names who holds the memory, and RequestTooLargeError for what can
-        never be free. From another thread: ``asyncio.run_coroutine_threadsafe(transport.acquire(n), loop)``.
+        never be free, and ConnectionLostError when the connection ends meanwhile. From another thread:
+        ``asyncio.run_coroutine_threadsafe(transport.acquire(n), loop)``.
         """
+        self._check_writable()
         link, context = self._link, self._link.context
+        pool, whose = context.pool, (link.principal, link.name)
+        buffer = pool.try_acquire(nbytes, *whose, context.by_reference)
+        if buffer is not None:
+            return buffer
         seconds = context.memory_seconds if timeout is None else timeout
-        return await context.pool.acquire(nbytes, link.principal, link.name, seconds, context.by_reference)
+        waiting = self._loop.create_task(pool.acquire(nbytes, *whose, seconds, context.by_reference))
+        self._acquiring.add(waiting)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._lost and task is not None and not task.cancelling():
+                raise ConnectionLostError(f"{link.name} was lost while memory was waited for") from None
+            raise
+        finally:
+            self._acquiring.discard(waiting)
 
     def can_write_eof(self) -> bool:
         return True
@@ -235,7 +252,7 @@ class ZeroCopyTransport(asyncio.Transport):
             self._call_flow(self._protocol.pause_writing)
 
     def _maybe_resume_writing(self) -> None:
-        if self._writing_paused and self._output.size <= self._low:
+        if self._output.size <= self._low:
             self._writing_paused = False
             self._call_flow(self._protocol.resume_writing)
 
@@ -269,9 +286,11 @@ class ZeroCopyTransport(asyncio.Transport):
             return
         self._delivering = True
         try:
-            self._maybe_resume_writing()
-            self._hand_on()
-            if not self._closing:
+            if self._writing_paused:
+                self._maybe_resume_writing()
+            if not self._input.empty:
+                self._hand_on()
+            if self._input.ended or self._channel.error is not None or self._link.over:
                 self._look_for_end()
         finally:
             self._delivering = False
@@ -290,6 +309,8 @@ class ZeroCopyTransport(asyncio.Transport):
             self._lose(error)
 
     def _look_for_end(self) -> None:
+        if self._closing:
+            return
         source = self._input
         failure = self._failure()
         if failure is not None and (self._output.undelivered or source.empty):
@@ -367,6 +388,8 @@ class ZeroCopyTransport(asyncio.Transport):
 
     def _connection_lost(self, error: BaseException | None) -> None:
         self._input.close()
+        for waiting in self._acquiring:
+            waiting.cancel()
         try:
             if self._connected:
                 self._protocol.connection_lost(error)  # type: ignore[arg-type]
