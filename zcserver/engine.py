@@ -569,6 +569,7 @@ class Engine:
         self.error = error
         self._driver.detach()
         self._sock.close()
+        self._receiver.close()
         # Only now may memory be cut loose: DONTNEED destroys our own content too (rule 2).
         reason = error if error is not None else ConnectionLostError(f"the connection {self.name} is closed")
         self.sender.fail(reason)

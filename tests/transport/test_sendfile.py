@@ -72,7 +72,7 @@ async def test_a_file_that_becomes_shorter_breaks_the_byte_stream_off(make_conte
         pair.right.pause_reading()
         with path.open("r+b") as file:
             sending = asyncio.ensure_future(zcserver.sendfile(pair.left, file))
-            await until(lambda: pair.left.get_extra_info("stats").messages_sent)
+            await until(lambda: pair.left.get_extra_info("stats").file_bytes)
             os.truncate(path, 1 * MIB)
             pair.right.resume_reading()
             with pytest.raises(zcserver.TransferError, match="shortened"):

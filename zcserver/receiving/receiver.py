@@ -118,6 +118,13 @@ class Receiver:
             self._restage(self._own)  # an idle connection holds no block
         return alive
 
+    def close(self) -> None:
+        """The connection is over: hold no memory of the account, whatever it was in the middle of."""
+        self._staging = self._own
+        self._start = self._end = 0
+        self._inbox = None
+        self._crc_parts.clear()
+
     def _acknowledge(self) -> None:
         self._codec.acknowledge()
         self._statistics.acknowledgements_sent += 1
