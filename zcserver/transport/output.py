@@ -17,7 +17,7 @@ from zcserver.sending.message import Outgoing, end_marker
 from .link import Link
 
 # Joined writes leave in messages of about this many bytes.
-_JOINED: Final = 64 * 1024
+_JOINED: Final = 256 * 1024
 # Memory that the caller may change is offered to the socket in pieces of this many bytes, so that no more
 # than the untaken rest, and less than one piece besides, is copied.
 _PIECE: Final = 256 * 1024
