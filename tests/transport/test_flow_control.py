@@ -88,11 +88,11 @@ async def test_a_reader_may_pause_within_data_received(make_context):
             super().data_received(data)
             self.transport.pause_reading()
 
-    async with paired(make_context(), make_context(), server=Sipping) as pair:
-        for _ in range(5):
+    async with paired(make_context(), make_context(stream_window=64 * KIB), server=Sipping) as pair:
+        for _ in range(25):
             pair.left.write(b"x" * 40 * KIB)
         received = 0
-        while received < 200 * KIB:
+        while received < 1000 * KIB:  # many windows: what a pause held back is granted when it ends
             await until(lambda: len(pair.server.data) > received)  # noqa: B023 – awaited before it changes
             assert pair.server.calls.count("data_received") == len(pair.server.pieces)
             received = len(pair.server.data)

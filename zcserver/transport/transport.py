@@ -288,8 +288,7 @@ class ZeroCopyTransport(asyncio.Transport):
         try:
             if self._writing_paused:
                 self._maybe_resume_writing()
-            if not self._input.empty:
-                self._hand_on()
+            self._hand_on()  # also when there is nothing: a pause may have held back the credit for more
             if self._input.ended or self._channel.error is not None or self._link.over:
                 self._look_for_end()
         finally:
