@@ -71,6 +71,21 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):  # type: ignore[misc
         self.data += self.buffer[:nbytes]
 
 
+@asynccontextmanager
+async def serving(starting: Any) -> AsyncIterator[Any]:
+    """A server, under the deadline; what a test that failed has left open does not keep it from ending."""
+    async with asyncio.timeout(DEADLINE):
+        server = await starting
+        try:
+            yield server
+        except BaseException:
+            server.abort_clients()
+            raise
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
 class Pair:
     """``client`` and ``server`` are the protocols, ``left`` and ``right`` their transports."""
 

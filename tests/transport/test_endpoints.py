@@ -8,7 +8,7 @@ import socket
 import pytest
 
 import zcserver
-from tests.transport.recorders import MIB, Recorder, until
+from tests.transport.recorders import MIB, Recorder, serving, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,18 +34,18 @@ def address_of(server):
 
 
 async def test_streams_over_tcp(make_context):
-    async with await zcserver.start_server(echo, "127.0.0.1", 0, context=make_context()) as server:
+    async with serving(zcserver.start_server(echo, "127.0.0.1", 0, context=make_context())) as server:
         await round_trip(*await zcserver.open_connection(*address_of(server), context=make_context()))
 
 
 async def test_streams_over_a_unix_socket(make_context, tmp_path):
     path = tmp_path / "socket"
-    async with await zcserver.start_unix_server(echo, path, context=make_context()):
+    async with serving(zcserver.start_unix_server(echo, path, context=make_context())):
         await round_trip(*await zcserver.open_unix_connection(path, context=make_context()))
 
 
 async def test_without_a_context_the_loop_has_one_for_all():
-    async with await zcserver.start_server(echo, "127.0.0.1", 0) as server:
+    async with serving(zcserver.start_server(echo, "127.0.0.1", 0)) as server:
         reader, writer = await zcserver.open_connection(*address_of(server))
         pool = writer.get_extra_info("pool")
         await round_trip(reader, writer)
@@ -55,7 +55,7 @@ async def test_without_a_context_the_loop_has_one_for_all():
 
 
 async def test_a_stream_writer_sends_pool_buffers_without_leaving_its_api(make_context):
-    async with await zcserver.start_server(echo, "127.0.0.1", 0, context=make_context()) as server:
+    async with serving(zcserver.start_server(echo, "127.0.0.1", 0, context=make_context())) as server:
         reader, writer = await zcserver.open_connection(*address_of(server), context=make_context())
         with await writer.transport.acquire(2 * MIB):
             buffers = [await writer.transport.acquire(MIB) for _ in range(2)]
@@ -88,7 +88,7 @@ async def test_connected_and_accepted_sockets_of_the_callers_own(make_context):
 
 async def test_a_listening_socket_of_the_callers_own(make_context):
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        async with await zcserver.start_server(echo, sock=sock, context=make_context()):
+        async with serving(zcserver.start_server(echo, sock=sock, context=make_context())):
             await round_trip(*await zcserver.open_connection(*sock.getsockname(), context=make_context()))
     with pytest.raises(ValueError, match="can not be specified at the same time"):
         await zcserver.start_server(echo, "127.0.0.1", 0, sock=sock)
@@ -97,8 +97,10 @@ async def test_a_listening_socket_of_the_callers_own(make_context):
 
 
 async def test_several_hosts_and_the_loops_own_options(make_context):
-    async with await zcserver.create_server(
-        asyncio.Protocol, ["127.0.0.1", "127.0.0.2"], 0, reuse_port=True, context=make_context()
+    async with serving(
+        zcserver.create_server(
+            asyncio.Protocol, ["127.0.0.1", "127.0.0.2"], 0, reuse_port=True, context=make_context()
+        )
     ) as server:
         assert {sock.getsockname()[0] for sock in server.sockets} == {"127.0.0.1", "127.0.0.2"}
         assert server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
@@ -110,7 +112,7 @@ async def test_happy_eyeballs_go_on_past_an_address_where_nobody_listens(make_co
         pytest.skip("uvloop has no happy eyeballs")
     with socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()
-    async with await zcserver.start_server(echo, "127.0.0.1", 0, context=make_context()) as server:
+    async with serving(zcserver.start_server(echo, "127.0.0.1", 0, context=make_context())) as server:
         live = address_of(server)
 
         async def getaddrinfo(host, port, **_):
@@ -159,7 +161,7 @@ async def test_a_server_of_messages_is_no_place_for_a_byte_stream(make_context):
 
 async def test_a_server_of_byte_streams_refuses_other_streams_and_a_second_one(make_context):
     async with (
-        await zcserver.start_server(echo, "127.0.0.1", 0, context=make_context()) as server,
+        serving(zcserver.start_server(echo, "127.0.0.1", 0, context=make_context())) as server,
         zcserver.connect(*address_of(server), context=make_context()) as connection,
     ):
         with pytest.raises(zcserver.StreamResetError, match="one byte stream"):
@@ -176,12 +178,12 @@ async def test_a_factory_that_fails_costs_its_connection_and_is_reported(make_co
 
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context["message"]))
-    async with await zcserver.create_server(factory, "127.0.0.1", 0, context=make_context()) as server:
+    async with serving(zcserver.create_server(factory, "127.0.0.1", 0, context=make_context())) as server:
         with pytest.raises(zcserver.ConnectionLostError):
             await zcserver.create_connection(Recorder, *address_of(server), context=make_context())
         assert errors == ["Error on transport creation for incoming connection"]
     context = make_context()
-    async with await zcserver.create_server(Recorder, "127.0.0.1", 0, context=context) as server:
+    async with serving(zcserver.create_server(Recorder, "127.0.0.1", 0, context=context)) as server:
         with pytest.raises(ZeroDivisionError):
             await zcserver.create_connection(factory, *address_of(server), context=make_context())
 
@@ -265,7 +267,7 @@ async def test_wait_closed_waits_for_the_last_connection(make_context):
 
 async def test_abort_clients_drops_every_connection(make_context):
     context = make_context()
-    async with await zcserver.create_server(Recorder, "127.0.0.1", 0, context=context) as server:
+    async with serving(zcserver.create_server(Recorder, "127.0.0.1", 0, context=context)) as server:
         (_, client) = await zcserver.create_connection(Recorder, *address_of(server), context=context)
         server.abort_clients()
         await client.lost
@@ -285,7 +287,7 @@ async def test_a_server_without_descriptors_goes_on_when_there_are_some_again(ma
     import resource
 
     context = make_context()
-    async with await zcserver.start_server(echo, "127.0.0.1", 0, context=context) as server:
+    async with serving(zcserver.start_server(echo, "127.0.0.1", 0, context=context)) as server:
         with socket.socket() as sock:
             sock.setblocking(False)
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -25,6 +25,7 @@ operations = st.one_of(
     st.tuples(st.just("cancelled acquire"), st.sampled_from([1, 4 * MIB])),
     st.tuples(st.just("cancelled waiter")),
     st.tuples(st.just("pause")),
+    st.tuples(st.just("sip")),
     st.tuples(st.just("resume")),
     st.tuples(st.just("turns"), st.integers(1, 20)),
     st.tuples(st.just("eof")),
@@ -38,10 +39,25 @@ scripts = st.tuples(
 )
 
 
+class Sipping(Recorder):
+    """Half open; once ``sips`` is set it pauses within every delivery, for a turn of the loop."""
+
+    sips = False
+
+    def __init__(self) -> None:
+        super().__init__(keep_open=True)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.sips:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+
 class End:
     """One end of the model: ``accepted`` counts the bytes that the other end has to get, in order."""
 
-    def __init__(self, protocol: Recorder) -> None:
+    def __init__(self, protocol: Sipping) -> None:
         self.protocol = protocol
         self.transport = protocol.transport
         self.accepted = 0
@@ -102,6 +118,8 @@ class End:
             case "turns", count:
                 for _ in range(count):
                     await asyncio.sleep(0)
+            case ("sip",):
+                self.protocol.sips = True
             case ("pause",):
                 transport.pause_reading()
             case ("resume",):
@@ -131,14 +149,11 @@ class End:
 async def play(script: Any, make_context: Any, trust_peer: bool) -> None:
     before, (leaver, ending), after = script
     contexts = [
-        make_context(pool_size=8 * MIB, receive_memory=16 * MIB, window=2 * MIB, stream_window=MIB)
+        make_context(pool_size=8 * MIB, receive_memory=16 * MIB, window=2 * MIB, stream_window=512 * KIB)
         for _ in range(2)
     ]
 
-    def half_open() -> Recorder:
-        return Recorder(keep_open=True)
-
-    async with paired(*contexts, half_open, half_open, trust_peer=trust_peer) as pair:
+    async with paired(*contexts, Sipping, Sipping, trust_peer=trust_peer) as pair:
         both = {"left": End(pair.client), "right": End(pair.server)}
         for name, operation in before:
             await both[name].perform(*operation)
