@@ -229,9 +229,8 @@ def makers(maker):
     return plain, clogged
 
 
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
 @pytest.mark.parametrize("check", ["check_two_way_stream", "check_half_closeable_stream"])
-async def test_trios_own_checks(make_context, anyio_backend, check):
-    if anyio_backend[0] != "trio":
-        pytest.skip("trio's checks run on trio")
+async def test_trios_own_checks(make_context, check):
     async with making(make_context, window=1 * MIB, stream_window=64 * KIB) as maker:
         await getattr(trio.testing, check)(*makers(maker))

@@ -15,15 +15,20 @@ from tests.raw_peer import deadline, dial, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["messages", "byte streams"])
+@pytest.fixture(params=["messages", "byte streams", "transports"])
 async def port(request, make_context, anyio_backend):
-    """Where a server listens: ours for messages, or on asyncio also one for byte streams."""
+    """Where a server listens: for messages, for anyio's byte streams, or for asyncio's transports."""
     context = make_context(handshake_seconds=0.2)
     if request.param == "messages":
         async with zcserver.serve(lambda stream: None, port=0, context=context) as server:
             yield server.port
-    elif anyio_backend[0] == "trio":
-        pytest.skip("asyncio's transports are for asyncio")
+    elif request.param == "byte streams" or anyio_backend[0] == "trio":
+        listener = await zcserver.listen_byte_streams(port=0, context=context)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, lambda stream: None)
+            yield listener.port
+            tasks.cancel_scope.cancel()
+        await listener.aclose()
     else:
         async with await zcserver.create_server(asyncio.Protocol, "127.0.0.1", 0, context=context) as server:
             yield server.sockets[0].getsockname()[1]
