@@ -13,6 +13,7 @@ from concurrent.futures import Future
 
 import zcserver
 from zcserver_protocol.codec import Codec, Limits
+from zcserver_protocol.errors import ErrorCode
 from zcserver_protocol.events import Data
 from zcserver_protocol.frames import END_STREAM
 
@@ -46,6 +47,10 @@ def fetch(port: int) -> bytes:
                 if payload:
                     codec.payload_received(len(payload))  # it is in our own memory now,
                 codec.acknowledge()  # so the server may have its pages back
+        codec.goaway(ErrorCode.NO_ERROR, "")  # taking leave, so that the server knows that nothing is missing
+        while not codec.finished:
+            sock.sendall(codec.take_control())
+            codec.feed(exactly(sock, codec.needs))
         sock.sendall(codec.take_control())
     return bytes(content)
 
