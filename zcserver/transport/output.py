@@ -1,6 +1,6 @@
 """The outgoing half of a transport: who owns what was written, and how much the peer has not acknowledged.
 
-Small writes are joined: below some 32 KiB copying a write is cheaper than a frame of its own.
+Small writes are joined: copying one is cheaper than a frame of its own, for both ends.
 """
 
 from typing import Any, Final
@@ -16,6 +16,8 @@ from zcserver.sending.message import Outgoing, end_marker
 
 from .link import Link
 
+# Writes below this are joined, unless they may go by reference.
+_SMALL: Final = 128 * 1024
 # Joined writes leave in messages of about this many bytes.
 _JOINED: Final = 256 * 1024
 # Memory that the caller may change is offered to the socket in pieces of this many bytes, so that no more
@@ -44,7 +46,7 @@ def as_bytes(data: Any) -> memoryview:
 class Output:
     """What the application wrote. ``push`` hands to the engine what was kept to be joined."""
 
-    __slots__ = ("_channel", "_engine", "_joining", "_joining_bytes", "_last", "_link")
+    __slots__ = ("_channel", "_engine", "_joining", "_joining_bytes", "_last", "_link", "_small")
 
     def __init__(self, link: Link, channel: Channel) -> None:
         self._link = link
@@ -53,6 +55,8 @@ class Output:
         self._joining: list[bytes] = []
         self._joining_bytes = 0
         self._last: Completion | None = None
+        by_reference = link.trusts_peer and link.context.by_reference
+        self._small = REFERENCE_THRESHOLD if by_reference else _SMALL
 
     @property
     def size(self) -> int:
@@ -69,7 +73,7 @@ class Output:
     def write(self, data: bytes | memoryview) -> bool:
         """Queue bytes, which the caller may change afterwards; True when `push` is due."""
         nbytes = len(data)
-        if nbytes < REFERENCE_THRESHOLD:
+        if nbytes < self._small:
             self._joining.append(data if data.__class__ is bytes else bytes(data))
             self._joining_bytes += nbytes
             if self._joining_bytes < _JOINED:
