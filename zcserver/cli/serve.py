@@ -45,7 +45,7 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
                 zcserver.serve(files.handle, binds=settings.binds, paths=settings.unix, context=context)
             )
         except ConnectionLostError as error:
-            raise _cannot_listen(error) from error
+            raise cannot_listen(error) from error
         _announce(settings, server.ports, context)
         begun = _cpu_seconds()
         with interruption.cancels():
@@ -123,7 +123,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _cannot_listen(error: ConnectionLostError) -> CommandError:
+def cannot_listen(error: ConnectionLostError) -> CommandError:
+    """What the user is told when an address cannot be listened on, with advice."""
     match error.__cause__:
         case OSError(errno=errno.EADDRINUSE):
             advice = " (choose another with --port or --bind)"
