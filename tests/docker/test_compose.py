@@ -1,18 +1,11 @@
-"""The compose file as its users run it: ``make test-docker``. Slow the first time, when the image is built."""
-
-import re
+"""The compose file as its users run it: ``make test-docker``. Slow the first time, which builds the image."""
 
 import pytest
 
+from tests.demo_output import cells
+
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 SMALL = {"SIZE": "32M", "STREAM": "128M"}
-
-
-def cells(printed: str, label: str) -> list[str]:
-    """The two amounts in the row of the demo's table that begins with ``label``: files, memory."""
-    row = re.search(rf"{re.escape(label)} +(\S+(?: \S+)?) {{2,}}(\S+(?: \S+)?)\s*$", printed, re.MULTILINE)
-    assert row, printed
-    return list(row.groups())
 
 
 def test_the_pair_moves_files_and_memory_by_reference(compose):

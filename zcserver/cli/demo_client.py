@@ -14,11 +14,12 @@ from rich.table import Table
 
 from zcserver.client import Client, local_path, parse_url
 from zcserver.client.request import ask, request
-from zcserver.errors import TransferError
+from zcserver.connection import Connection
+from zcserver.errors import StreamResetError
 from zcserver.file_protocol import escape
 
 from .demo_server import NUMBERS, RING
-from .exits import ExitCode, explain
+from .exits import CommandError, ExitCode, explain, printable
 from .options import amount, rate
 from .ring import MESSAGE, Consumer, cpu_seconds
 
@@ -31,6 +32,7 @@ _COUNTED: Final = (
     "copied_bytes",
     "pool_recycled",
 )
+_STATES: Final = ("pool_size", "pool_peak", "pool_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,15 @@ class _Measured:
         self.sender = {**after, **{key: after[key] - self._before[key] for key in _COUNTED}}
 
 
-async def numbers(connection: Any) -> dict[str, Any]:
-    """What the demo server has used and carried so far; TransferError if it is none."""
-    reply = await ask(connection, NUMBERS, "/")
-    if not all(isinstance(reply.get(key), int | float) for key in (*_COUNTED, "pool_out")):
-        raise TransferError("the server's numbers make no sense: is it the same version of zcserver?")
+async def numbers(connection: Connection) -> dict[str, Any]:
+    """What the demo server has used and carried so far. CommandError if it is none."""
+    try:
+        reply = await ask(connection, NUMBERS, "/")
+    except StreamResetError as error:
+        line = printable(f"there is no demo ({error.reason}): start it there with `zcserver demo --serve`")
+        raise CommandError(line, ExitCode.FAILED) from error
+    if not all(isinstance(reply.get(key), int | float) for key in (*_COUNTED, *_STATES)):
+        raise CommandError("the demo there is of another version: install the same one", ExitCode.VERSION)
     return reply
 
 

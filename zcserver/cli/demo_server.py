@@ -105,7 +105,7 @@ async def serve_demo(
                 with interruption.cancels():
                     await anyio.sleep_forever()
         except ConnectionLostError as error:
-            raise cannot_listen(error) from error
+            raise cannot_listen(error, "--serve ADDRESS:PORT") from error
     return ExitCode.INTERRUPTED if interruption.signal is signal.SIGINT else ExitCode.OK
 
 

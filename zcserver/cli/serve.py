@@ -123,11 +123,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def cannot_listen(error: ConnectionLostError) -> CommandError:
-    """What the user is told when an address cannot be listened on, with advice."""
+def cannot_listen(error: ConnectionLostError, options: str = "--port or --bind") -> CommandError:
+    """What the user is told when an address cannot be listened on; ``options`` would choose another."""
     match error.__cause__:
         case OSError(errno=errno.EADDRINUSE):
-            advice = " (choose another with --port or --bind)"
+            advice = f" (choose another with {options})"
         case PermissionError():
             advice = " (choose a --port over 1023, or check the permissions)"
         case _:
