@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 _SUITE = "trixie"
 _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
-_PIP = "[global]\nno-index = true\nfind-links = /wheels\nbreak-system-packages = true\n"
+_PIP = "[global]\nno-index = true\nfind-links = /wheels\n"
 _SECONDS = 600
 
 

@@ -109,7 +109,7 @@ def _doctor(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")
 
 def _demo(
     url: Annotated[
-        str | None, typer.Argument(metavar="[URL]", help="Of a demo --serve elsewhere: fetch from that.")
+        str | None, typer.Argument(metavar="URL", help="Of a demo --serve elsewhere: fetch from that.")
     ] = None,
     size: Annotated[int, typer.Option(parser=parse_size, metavar="SIZE", help="Of the large file.")] = "1G",  # type: ignore[assignment]  # typer parses defaults, too
     stream: Annotated[
