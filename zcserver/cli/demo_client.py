@@ -15,7 +15,7 @@ from rich.table import Table
 from zcserver.client import Client, local_path, parse_url
 from zcserver.client.request import ask, request
 from zcserver.connection import Connection
-from zcserver.errors import StreamResetError
+from zcserver.errors import StreamResetError, TransferError
 from zcserver.file_protocol import escape
 
 from .demo_server import NUMBERS, RING
@@ -59,7 +59,9 @@ class _Measured:
         self._begin, self._used = time.monotonic(), cpu_seconds()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return
         self.seconds = time.monotonic() - self._begin
         self.receiver = {"cpu_seconds": cpu_seconds() - self._used, "work_seconds": self.work}
         after = await numbers(self._connection)
@@ -135,9 +137,12 @@ async def compare(client: Client, path: str, place: Path) -> list[str]:
 
     async def compare_one(name: str) -> None:
         async with limiter:
-            ours = await anyio.to_thread.run_sync(_digest, place / local_path(name))
-            if ours != await client.digest(f"{path.rstrip('/')}/{name}"):
-                faults.append(f"{name} differs")
+            try:
+                ours = await anyio.to_thread.run_sync(_digest, place / local_path(name))
+                if ours != await client.digest(f"{path.rstrip('/')}/{name}"):
+                    faults.append(f"{name} differs")
+            except (TransferError, OSError) as error:
+                faults.append(f"{name} was not compared: {explain(error)[0]}")
 
     async with anyio.create_task_group() as tasks:
         for name in sorted(theirs):
