@@ -1,5 +1,6 @@
 # make demo   set up, serve a directory, fetch it zero-copy, stream, verify, print what was copied
 # make test   set up and run the test suite
+# make test-docker  build the image and run the compose file's profiles (needs Docker; see tests/docker)
 # make lint   ruff and mypy --strict
 # make bench  compare with raw C, asyncio and uvloop (needs a C compiler for the raw rows)
 # make bench-files  compare file servers with nginx, aiohttp and http.server (those that are installed)
@@ -10,13 +11,16 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench bench-files clean check-python
+.PHONY: demo test test-docker lint bench bench-files clean check-python
 
 demo: $(VENV)/.run
 	$(BIN)/zcserver demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+test-docker: $(VENV)/.test
+	$(BIN)/python -m pytest -m docker tests/docker
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check

@@ -24,9 +24,3 @@ def test_help_has_examples_and_fits_the_terminal(command):
     shown = zcserver(*arguments, env={**os.environ, "COLUMNS": "80", "TERM": "dumb"}).stdout
     assert max(map(len, shown.splitlines())) <= 80
     assert f"    zcserver {command or 'serve'}" in shown
-
-
-def test_the_demo_verifies_what_it_moves(tmp_path):
-    done = zcserver("demo", "--size", "8M", "--stream", "32M", "--dir", tmp_path / "demo")
-    assert "OK: 201 files identical, 128 messages verified" in done.stdout
-    assert not (tmp_path / "demo").exists()

@@ -1,9 +1,11 @@
 """``serve``, ``doctor`` and ``demo``: their options and help; the module of that name carries each out."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .exits import CommandError, ExitCode
 from .loop import run
 from .options import LanesOption, parse_size
 from .serve_options import (
@@ -106,6 +108,9 @@ def _doctor(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")
 
 
 def _demo(
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="Of a demo --serve elsewhere: fetch from that.")
+    ] = None,
     size: Annotated[int, typer.Option(parser=parse_size, metavar="SIZE", help="Of the large file.")] = "1G",  # type: ignore[assignment]  # typer parses defaults, too
     stream: Annotated[
         int, typer.Option(parser=parse_size, metavar="SIZE", help="How much memory to stream.")
@@ -117,16 +122,36 @@ def _demo(
         str, typer.Option("--dir", metavar="PATH", help="Where to put the files (removed afterwards).")
     ] = ".demo",
     lanes: LanesOption = "",
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            "--serve", metavar="WHERE", help="Only serve, for a demo URL elsewhere: ADDRESS:PORT, *."
+        ),
+    ] = None,
 ) -> None:
     """See it at work: serve and fetch files, then stream memory, everything verified, with the numbers.
 
     Takes about a minute and twice SIZE of disk. The exit code is not 0 if a single byte differs.
 
+    With --serve and a URL the two halves run on two machines, or in two containers. --size, --ring and
+    --lanes are the server's, --stream the client's.
+
     \b
     Examples:
       zcserver demo
       zcserver demo --size 64M --stream 256M --dir /tmp
+      zcserver demo --serve '*'
+      zcserver demo zc://that-machine/
     """
-    from .demo import DemoSettings, demonstrate
+    from . import demo
 
-    raise typer.Exit(demonstrate(DemoSettings(size, stream, ring, directory, lanes)))
+    place = Path(directory)
+    if serve is not None and url is not None:
+        raise CommandError("either --serve or a URL: each is one half of the demo", ExitCode.USAGE)
+    if serve is not None:
+        code = demo.serve(serve, place, size, ring, lanes)
+    elif url is not None:
+        code = demo.fetch(url, place, stream)
+    else:
+        code = demo.demonstrate(place, size, stream, ring, lanes)
+    raise typer.Exit(code)

@@ -1,26 +1,13 @@
-"""The streaming half of ``zcserver demo``: two processes, a small ring of pool memory, every message checked.
+"""The messages that ``zcserver demo`` streams through a ring of pool memory, every byte checked."""
 
-    python -m zcserver.cli.ring receive
-    python -m zcserver.cli.ring send PORT BYTES RING [LANES]
-
-The receiver prints its port first; each prints one JSON line of numbers at the end.
-"""
-
-import json
 import os
 import resource
 import struct
-import sys
 import time
 import zlib
-from typing import Any, Final
+from typing import Final
 
-import anyio
-
-import zcserver
-
-from .exits import ExitCode
-from .loop import run
+from zcserver.stream import Stream
 
 MESSAGE: Final = 256 * 1024
 _STAMP: Final = struct.Struct("=QI4x")  # number, checksum of the rest
@@ -29,25 +16,15 @@ _STRIDE: Final = 66_536  # consecutive messages begin at other places of the pat
 _FAULTS_TOLD: Final = 5
 
 
-class Account:
-    """Wall and CPU seconds of this process since it was made; ``work`` is what the demo itself used."""
-
-    def __init__(self) -> None:
-        self._begin = time.monotonic()
-        self._used = _cpu_seconds()
-        self.work = 0.0
-
-    def numbers(self) -> dict[str, float]:
-        return {
-            "seconds": time.monotonic() - self._begin,
-            "cpu_seconds": _cpu_seconds() - self._used,
-            "work_seconds": self.work,
-        }
-
-
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """What this process has used so far, in user and kernel mode."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def messages_of(nbytes: int) -> int:
+    """How many messages a stream of ``nbytes`` has."""
+    return max(1, nbytes // MESSAGE)
 
 
 def checksum(number: int, body: memoryview) -> int:
@@ -75,75 +52,52 @@ def check(view: memoryview, number: int) -> str:
     return "" if found == expected else f"message {number} has checksum {found:08x} instead of {expected:08x}"
 
 
-async def send(port: int, nbytes: int, ring: int, lanes: tuple[str, ...] | None) -> dict[str, Any]:
-    """Produce ``nbytes`` in messages of 256 KiB, each in a buffer that came home from the ring."""
-    pattern = memoryview(os.urandom(_PATTERN))
-    with zcserver.Context(pool_size=ring, lanes=lanes) as context:
-        async with zcserver.connect(port=port, context=context, trust_peer=True) as connection:
-            stream = await connection.open("PUBLISH", "/ring")
-            account = Account()
-            for number in range(max(1, nbytes // MESSAGE)):
-                buffer = await connection.acquire(MESSAGE)
+class Producer:
+    """``work`` is the CPU seconds that filling the messages took, apart from sending them."""
+
+    def __init__(self) -> None:
+        self.work = 0.0
+        self._pattern = memoryview(os.urandom(_PATTERN))
+
+    async def send(self, stream: Stream, nbytes: int) -> None:
+        """Send ``nbytes`` in messages of 256 KiB, each in a buffer that came home from the ring.
+
+        Returns when the peer has copied the last byte.
+        """
+        for number in range(messages_of(nbytes)):
+            with await stream.connection.acquire(MESSAGE) as buffer:
                 begin = time.thread_time()
-                fill(buffer.view, number, pattern)
-                account.work += time.thread_time() - begin
+                fill(buffer.view, number, self._pattern)
+                self.work += time.thread_time() - begin
                 await stream.send(buffer)
-            completion = await stream.end()
-            await completion
-            numbers = account.numbers()
-            statistics = connection.statistics.as_dict()
-        pool = context.pool.stats()
-    return {
-        **numbers,
-        **statistics,
-        "pool_size": pool.size,
-        "pool_peak": pool.peak,
-        "pool_recycled": pool.recycled,
-        "pool_home": pool.free == pool.size,
-    }
+        completion = await stream.end()
+        await completion
 
 
-async def receive() -> dict[str, Any]:
-    """Take the messages of one stream and check every byte of each."""
-    numbers: dict[str, Any] = {}
-    finished = anyio.Event()
+class Consumer:
+    """``messages`` and ``nbytes`` came, ``faults`` were found; ``work``: CPU seconds of checking."""
 
-    async def take(stream: zcserver.Stream) -> None:
-        account = Account()
-        messages = nbytes = 0
-        faults: list[str] = []
-        try:
-            async for message in stream:
-                begin = time.thread_time()
-                fault = check(message.data, messages)
-                account.work += time.thread_time() - begin
-                if fault:
-                    faults.append(fault)
-                messages += 1
-                nbytes += len(message)
-        finally:
-            numbers.update(account.numbers(), messages=messages, bytes=nbytes)
-            numbers.update(wrong=len(faults), faults=faults[:_FAULTS_TOLD])
-            finished.set()
+    def __init__(self) -> None:
+        self.work = 0.0
+        self.messages = 0
+        self.nbytes = 0
+        self.faults: list[str] = []
 
-    async with zcserver.serve(take, port=0) as server:
-        print(server.port, flush=True)
-        await finished.wait()
-    return numbers
-
-
-def main(arguments: list[str]) -> ExitCode:
-    """Play the role that the arguments name."""
-    if arguments[0] == "receive":
-        numbers = run(receive)
-    else:
-        port, nbytes, ring = (int(argument) for argument in arguments[1:4])
-        numbers = run(send, port, nbytes, ring, tuple(arguments[4:]) or None)
-    print(json.dumps(numbers), flush=True)
-    return ExitCode.OK
-
-
-if __name__ == "__main__":
-    from .app import guarded
-
-    guarded(main, sys.argv[1:])
+    async def receive(self, stream: Stream, nbytes: int) -> None:
+        """Take and check the messages of a stream that should be ``nbytes`` long."""
+        wrong = 0
+        async for message in stream:
+            begin = time.thread_time()
+            fault = check(message.data, self.messages)
+            self.work += time.thread_time() - begin
+            if fault:
+                wrong += 1
+                if wrong <= _FAULTS_TOLD:
+                    self.faults.append(fault)
+            self.messages += 1
+            self.nbytes += len(message)
+        if wrong:
+            self.faults.append(f"{wrong} messages are wrong")
+        due = messages_of(nbytes)
+        if self.messages != due:
+            self.faults.append(f"{self.messages} messages arrived, {due} were asked for")

@@ -45,7 +45,7 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
                 zcserver.serve(files.handle, binds=settings.binds, paths=settings.unix, context=context)
             )
         except ConnectionLostError as error:
-            raise _cannot_listen(error) from error
+            raise cannot_listen(error) from error
         _announce(settings, server.ports, context)
         begun = _cpu_seconds()
         with interruption.cancels():
@@ -123,10 +123,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _cannot_listen(error: ConnectionLostError) -> CommandError:
+def cannot_listen(error: ConnectionLostError, options: str = "--port or --bind") -> CommandError:
+    """What the user is told when an address cannot be listened on; ``options`` would choose another."""
     match error.__cause__:
         case OSError(errno=errno.EADDRINUSE):
-            advice = " (choose another with --port or --bind)"
+            advice = f" (choose another with {options})"
         case PermissionError():
             advice = " (choose a --port over 1023, or check the permissions)"
         case _:

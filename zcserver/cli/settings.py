@@ -134,10 +134,11 @@ def _roots(value: Any) -> list[tuple[str, str]]:
 
 def _binds(value: Any) -> list[tuple[str, int | None]]:
     """(host, port or None) pairs; a Unix socket has its path for a host, with the ``unix:`` before it."""
-    return [_bind(one) for one in _texts(value)]
+    return [parse_bind(one) for one in _texts(value)]
 
 
-def _bind(text: str) -> tuple[str, int | None]:
+def parse_bind(text: str) -> tuple[str, int | None]:
+    """One address to listen on, see :func:`_binds`; ValueError says what is wrong with it."""
     if text.startswith("unix:"):
         if text == "unix:":
             raise ValueError("unix: needs a path behind it")
