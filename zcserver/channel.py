@@ -18,7 +18,8 @@ class Channel:
     """The engine's half of a stream; ``zcserver.stream.Stream`` is the application's.
 
     ``queued`` counts payload bytes not framed yet. ``on_news`` is called when there is something to
-    receive or the stream ended, ``on_room`` when queued bytes went out, ``on_reply`` when the peer replied.
+    receive or the stream ended, ``on_room`` when queued bytes went out, ``on_reply`` when the peer replied,
+    ``on_commit`` when it has committed messages or never will.
     ``error`` is what ended the stream early.
     """
 
@@ -27,6 +28,7 @@ class Channel:
         "handled",
         "inbox",
         "last_completion",
+        "on_commit",
         "on_news",
         "on_reply",
         "on_room",
@@ -58,6 +60,7 @@ class Channel:
         self.on_news: Callable[[], object] = _ignore
         self.on_room: Callable[[], object] = _ignore
         self.on_reply: Callable[[], object] = _ignore
+        self.on_commit: Callable[[], object] = _ignore
 
     def fail(self, error: BaseException) -> None:
         """The stream ended early: whoever waits on it learns why."""
@@ -71,3 +74,4 @@ class Channel:
         self.on_news()
         self.on_room()
         self.on_reply()
+        self.on_commit()

@@ -69,35 +69,45 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         self._handler = handler
         self._trust_peer = trust_peer
         self._timeout = timeout
+        self._connection: Connection
 
     async def __aenter__(self) -> Connection:
         await self._tasks.__aenter__()
+        try:
+            return await self.again()
+        except BaseException:
+            await self._end()
+            raise
+
+    async def again(self) -> Connection:
+        """Connect within the body once more: the connection before has been lost, or is given up now.
+
+        Raises as entering does. The new connection is the one that leaving the body closes.
+        """
+        connection: Connection | None = None
         try:
             with anyio.fail_after(self._timeout):
                 if self._path is not None:
                     sock = await _dial_unix(self._path)
                 else:
                     sock = await _dial(self._host, self._port)
-                self._connection = Connection(
+                connection = Connection(
                     sock, "client", self.context, self._tasks, self._handler, self._trust_peer
                 )
-                await self._connection.established()
-        except TimeoutError as error:
-            await self._give_up()
+                await connection.established()
+        except BaseException as error:
+            if connection is not None:
+                connection.abort()
+            if not isinstance(error, TimeoutError):
+                raise
             place = self._path or f"{self._host}:{self._port}"
             raise HandshakeError(
                 f"{place} did not answer within {self._timeout} s: is it a zcserver?"
             ) from error
-        except BaseException:
-            await self._give_up()
-            raise
-        return self._connection
-
-    async def _give_up(self) -> None:
-        connection = getattr(self, "_connection", None)
-        if connection is not None:
-            connection.abort()
-        await self._end()
+        if (before := getattr(self, "_connection", None)) is not None:
+            before.abort()
+        self._connection = connection
+        return connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -413,6 +413,7 @@ class Engine:
             case events.Committed():
                 channel = event.stream.owner
                 channel.peer_commits = event.count
+                channel.on_commit()
                 channel.on_news()
             case events.Hello():
                 if self._context.checksum is not None and FEATURE_CRC32C not in event.features:
@@ -429,6 +430,7 @@ class Engine:
     def _on_news(self, channel: Channel) -> None:
         if channel.inbox.ended and not channel.inbox.discarding:
             channel.inbox.close()
+            channel.on_commit()
             self._driver.changed()
         if channel.wants_news:
             channel.on_news()

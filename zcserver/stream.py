@@ -70,10 +70,12 @@ class Stream:
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._replied: anyio.Event | None = None
+        self._committed: anyio.Event | None = None
         self._receiving = False
         channel.on_news = self._on_news
         channel.on_room = self._on_room
         channel.on_reply = self._on_reply
+        channel.on_commit = self._on_commit
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -107,6 +109,23 @@ class Stream:
                 outgoing = Outgoing(data.nbytes, data, None, data.address, end)
             else:
                 outgoing = Outgoing(data.nbytes, data, None, 0, end)
+        self._engine.send(channel, outgoing)
+        return outgoing
+
+    async def send_shared(self, buffer: Buffer) -> Completion:
+        """Queue a buffer that others are sent, too, and hold it until this peer has acknowledged it.
+
+        It goes by reference although its principal is not this connection's: whoever calls this vouches
+        that the peer is one of those whom the principal stands for (the subscribers of a topic, say). The
+        caller has sealed it and holds it himself; otherwise as :meth:`send`.
+        """
+        channel = self._channel
+        if channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES:
+            await self._wait_for_room()
+        self._check_sendable()
+        buffer.hold()
+        address = buffer.address if buffer.by_reference else 0
+        outgoing = Outgoing(buffer.nbytes, buffer, None, address, shared=buffer.principal)
         self._engine.send(channel, outgoing)
         return outgoing
 
@@ -201,6 +220,19 @@ class Stream:
             room.set()
 
     # -- receiving -----------------------------------------------------------------------------------
+
+    def place_messages(self, place: Callable[[int], memoryview | None], max_message: int) -> None:
+        """Before the first :meth:`receive`: let large messages land in memory of the caller's choice.
+
+        ``place(nbytes)`` is called when a message above 16 KiB begins and gives writable memory of that size,
+        or None for receive memory; it must not raise. The message's ``data`` is then that very object.
+        ``max_message`` (bytes) takes the place of the context's limit.
+        """
+        inbox = self._inbox
+        inbox.mode = MESSAGES
+        inbox.place = place
+        inbox.max_message = max_message
+        self._engine.grant(self._channel)
 
     async def receive(self) -> Message:
         """The next whole message. Raises anyio.EndOfStream after the last one.
@@ -356,6 +388,26 @@ class Stream:
     def committed(self) -> int:
         """How many of our messages the peer's application says it has processed."""
         return self._channel.peer_commits
+
+    async def wait_committed(self, count: int) -> None:
+        """Return when the peer's application has processed ``count`` of our messages.
+
+        Raises what ended the stream before that, and anyio.EndOfStream when the peer ended its side without.
+        """
+        channel = self._channel
+        while channel.peer_commits < count:
+            if channel.error is not None:
+                raise channel.error.with_traceback(None)
+            if self._inbox.ended:
+                raise anyio.EndOfStream
+            if self._committed is None:
+                self._committed = anyio.Event()
+            await self._committed.wait()
+
+    def _on_commit(self) -> None:
+        committed, self._committed = self._committed, None
+        if committed is not None:
+            committed.set()
 
     def _check_open(self) -> None:
         if self._channel.error is not None:

@@ -5,6 +5,7 @@ the header says how much of the message follows), chunks as they landed, or the 
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from zcserver.errors import MessageTooLargeError
@@ -49,6 +50,7 @@ class Inbox:
         "messages",
         "mode",
         "pieces",
+        "place",
         "sink_done",
         "state",
         "window",
@@ -60,6 +62,7 @@ class Inbox:
         self.max_window = window
         self.max_message = max_message
         self.mode = UNDECIDED
+        self.place: Callable[[int], memoryview | None] | None = None  # where large messages are to land
         self.pieces: deque[tuple[memoryview, bool, int]] = deque()  # (bytes, ends a message, charge)
         self.messages = 0  # complete messages among the pieces
         self.held = 0  # wire bytes of the pieces
@@ -95,14 +98,14 @@ class Inbox:
         if not remaining and not self._open_bytes and self._sink is None:  # a whole message, most often
             if length > self.max_message and self.mode == MESSAGES:
                 raise self._too_large(length)
-            self._target = self._memory.take(length) if length > SMALL else None
+            self._target = self._take(length) if length > SMALL else None
             return
         if self.mode == MESSAGES and remaining and not self._open_bytes:
             total = length + remaining if remaining != UNKNOWN else length
             if total > self.max_message:
                 raise self._too_large(total)
             if remaining != UNKNOWN:
-                self._assembly = self._memory.take(total)
+                self._assembly = self._take(total)
                 self._target = self._assembly
                 return
         if self.mode == MESSAGES and self._open_bytes + length > self.max_message:
@@ -111,6 +114,10 @@ class Inbox:
                 f"({self.max_message} bytes): read it with receive_into() or chunks()"
             )
         self._target = self._memory.take(length) if length > SMALL and not self._sink_open() else None
+
+    def _take(self, nbytes: int) -> memoryview:
+        view = self.place(nbytes) if self.place is not None and nbytes > SMALL else None
+        return self._memory.take(nbytes) if view is None else view
 
     def _too_large(self, total: int) -> MessageTooLargeError:
         return MessageTooLargeError(
@@ -191,7 +198,7 @@ class Inbox:
 
     def takes_whole(self, length: int, remaining: int) -> bool:
         """Whether a frame of any size may be delivered by ``whole``: nothing is to be assembled for it."""
-        if self._assembly is not None or self._sink is not None:
+        if self._assembly is not None or self._sink is not None or self.place is not None:
             return False
         if self.mode != MESSAGES:
             return True

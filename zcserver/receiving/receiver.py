@@ -75,6 +75,7 @@ class Receiver:
         self._start = 0  # staged bytes not looked at yet: [start, end)
         self._end = 0
         self._length = 0  # payload of the last frame: the next is likely to be as long
+        self._before = 0  # of the one before: short and long ones may take turns
         self._crowded = False  # the last turn brought frames in numbers
         self._in_place = False  # the current frame's payload stays where it is staged, in the block
         self._inbox: Inbox | None = None  # where the current frame's payload goes; None drains it
@@ -151,8 +152,11 @@ class Receiver:
             if self._start:
                 self._restage(self._own)
             # After a large frame ask for the header alone: its payload then needs no copy.
-            wanted = _STAGING - have if self._length <= SMALL else max(self._codec.needs - have, 1)
+            wanted = _STAGING - have if self._short() else max(self._codec.needs - have, 1)
         return self._stage(wanted)
+
+    def _short(self) -> bool:
+        return self._length <= SMALL and self._before <= SMALL
 
     def _stage(self, wanted: int) -> tuple[int, int]:
         end = self._end
@@ -178,7 +182,7 @@ class Receiver:
             count = self._kernel.recv_into(self._sock, target)
             self._landed(target, count)
             return count, room
-        ahead = self._own if self._length <= SMALL else self._next_header
+        ahead = self._own if self._short() else self._next_header
         count = self._kernel.recvmsg_into(self._sock, (target, ahead))
         self._staging = self._own
         self._start = 0
@@ -234,6 +238,7 @@ class Receiver:
                 self._on_event(event)
 
     def _begin(self, event: Data) -> None:
+        self._before = self._length
         self._length = length = event.length
         state = event.stream
         inbox: Inbox | None = None if state is None else state.owner.inbox

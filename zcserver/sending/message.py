@@ -9,6 +9,8 @@ from zcserver_protocol.frames import END_MESSAGE, END_STREAM, HEADER_SIZE
 from .completion import Completion
 
 if TYPE_CHECKING:
+    from zcserver.memory import Principal
+
     from .files import FileRegion
     from .slab import HeaderSlab
 
@@ -37,7 +39,7 @@ class Outgoing(Completion):
 
     ``address`` is 0 for what may only be copied; ``view`` is what the copy lane reads; ``framed`` is how
     many of its ``nbytes`` have become DATA frames, the last of which carries ``flags``; ``referenced`` tells
-    that the kernel may hold its pages.
+    that the kernel may hold its pages. ``shared``: whose memory it is, if not the connection's.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class Outgoing(Completion):
         "memory",
         "nbytes",
         "referenced",
+        "shared",
         "view",
     )
 
@@ -59,6 +62,7 @@ class Outgoing(Completion):
         address: int = 0,
         ends_stream: bool = False,
         file: "FileRegion | None" = None,
+        shared: "Principal | None" = None,
     ) -> None:
         self.nbytes = nbytes
         self.memory = memory
@@ -66,6 +70,7 @@ class Outgoing(Completion):
         self.address = address
         self.flags = END_MESSAGE | END_STREAM if ends_stream else END_MESSAGE
         self.file = file
+        self.shared = shared
         self.framed = 0
         self.referenced = False
         # What Completion.__init__ does: one call less for every message.

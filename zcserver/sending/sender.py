@@ -147,8 +147,8 @@ class Sender:
                 slab = None
                 if outgoing.address:
                     slab = self._slab
-                    if slab is None or slab.live == PLACES:
-                        slab = self._next_slab()
+                    if slab is None or slab.live == PLACES or slab.shared is not outgoing.shared:
+                        slab = self._next_slab(outgoing.shared)
                 frame = Frame(outgoing, size, COPY if slab is None else REFERENCE, slab)
                 self._commit(channel, outgoing, frame)
             elif not self._frame_file(channel, outgoing.file, outgoing, size):
@@ -165,16 +165,16 @@ class Sender:
         self._ready.popleft()
         channel.ready = False
 
-    def _next_slab(self) -> HeaderSlab | None:
-        """A fresh header page of this principal's, or None: then the frame is copied."""
+    def _next_slab(self, shared: Principal | None) -> HeaderSlab | None:
+        """A fresh header page of the same principal as the payload, or None: then the frame is copied."""
         self._drop_slab()
-        buffer = self._pool.try_acquire(PAGE, self._principal, self._holder)
+        buffer = self._pool.try_acquire(PAGE, shared or self._principal, self._holder)
         if buffer is None:
             return None
         if not buffer.by_reference:
             buffer.release()
             return None
-        self._slab = HeaderSlab(buffer)
+        self._slab = HeaderSlab(buffer, shared)
         return self._slab
 
     def _drop_slab(self) -> None:

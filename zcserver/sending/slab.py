@@ -3,7 +3,7 @@
 from typing import Final
 
 from zcserver.kernel.calls import memory_at, pointer_to
-from zcserver.memory import PAGE, Buffer
+from zcserver.memory import PAGE, Buffer, Principal
 from zcserver_protocol.frames import HEADER_SIZE
 
 PLACES: Final = PAGE // HEADER_SIZE
@@ -16,16 +16,17 @@ class HeaderSlab:
     ``take`` a place, unless all ``PLACES`` are ``live``, and write a header into ``view`` there; count
     ``live`` down when that frame is acknowledged. Frames are acknowledged in the order of their headers, so
     the next place is free whenever any is. The page is sealed like any sent buffer, yet written to: never
-    where a header is in flight.
+    where a header is in flight. ``shared``: for whose messages its headers are, if not the connection's own.
     """
 
-    __slots__ = ("_next", "address", "buffer", "live", "view")
+    __slots__ = ("_next", "address", "buffer", "live", "shared", "view")
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Buffer, shared: Principal | None) -> None:
         buffer.seal()
         self.buffer = buffer
         self.address = buffer.address
         self.view = memoryview(memory_at(pointer_to(buffer.address), PAGE))
+        self.shared = shared
         self.live = 0
         self._next = 0
 
