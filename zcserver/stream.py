@@ -54,7 +54,8 @@ class Stream:
     """Opened by :meth:`Connection.open`, or handed to the peer's handler.
 
     ``method``, ``path`` and ``args`` are what the opener said. Any number of tasks may send; one receives.
-    Iterate over it for whole messages, or use :meth:`chunks` or :meth:`receive_into`.
+    Iterate over it for whole messages, or use :meth:`chunks` or :meth:`receive_into`. ``on_change`` is called
+    when the peer has committed messages, has ended its side, or the stream has failed.
     """
 
     def __init__(self, connection: "Connection", channel: Channel) -> None:
@@ -71,6 +72,7 @@ class Stream:
         self._room: anyio.Event | None = None
         self._replied: anyio.Event | None = None
         self._committed: anyio.Event | None = None
+        self.on_change: Callable[[], object] = _ignore
         self._receiving = False
         channel.on_news = self._on_news
         channel.on_room = self._on_room
@@ -408,6 +410,12 @@ class Stream:
         committed, self._committed = self._committed, None
         if committed is not None:
             committed.set()
+        self.on_change()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the peer has ended its side, or the stream has failed."""
+        return self._inbox.ended or self._channel.error is not None
 
     def _check_open(self) -> None:
         if self._channel.error is not None:
@@ -439,6 +447,10 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self._channel.state.id} {self.method} {self.path} of {self.connection.name}>"
+
+
+def _ignore() -> None:
+    pass
 
 
 def _as_bytes(data: Any) -> memoryview:

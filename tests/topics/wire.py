@@ -1,0 +1,122 @@
+"""Topics in the words of the wire, so that the server is tested without its client."""
+
+import contextlib
+from typing import Any
+
+import anyio
+
+import zcserver
+from tests.raw_peer import deadline
+from zcserver.topic_protocol import INLINE, PUBLISH, SUBSCRIBE, Head, Kind, decode
+from zcserver.topics import Topics, TopicSettings
+
+MIB = 1 << 20
+
+
+@contextlib.asynccontextmanager
+async def serving(make_context: Any, settings: TopicSettings | None = None, **context: Any) -> Any:
+    """A server of topics, with ``topics`` and ``connect()`` (a connection with a context of its own)."""
+    with deadline():
+        async with Served(make_context, settings, context) as served:
+            yield served
+
+
+class Served:
+    def __init__(self, make_context: Any, settings: TopicSettings | None, context: dict[str, Any]) -> None:
+        self._make_context = make_context
+        self.context = make_context(**context)
+        self.topics = Topics(self.context, settings)
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> "Served":
+        self.server = await self._stack.enter_async_context(
+            zcserver.serve(self.topics.handle, port=0, context=self.context)
+        )
+        return self
+
+    async def connect(self, **settings: Any) -> zcserver.Connection:
+        context = self._make_context(**settings)
+        return await self._stack.enter_async_context(zcserver.connect(port=self.server.port, context=context))
+
+    async def __aexit__(self, *error: Any) -> None:
+        self.topics.close()
+        with contextlib.suppress(zcserver.ConnectionLostError):  # a test may have cut some of them
+            await self._stack.__aexit__(*error)
+
+
+class Publisher:
+    """One PUBLISH stream. ``messages`` counts what was sent on it, in ZCP/1 messages."""
+
+    def __init__(self, stream: zcserver.Stream, first: int) -> None:
+        self.stream = stream
+        self.sequence = first
+        self.messages = 0
+
+    async def send(self, data: Any, *, sequence: int = 0, body: bool | None = None, **head: Any) -> None:
+        inline = len(data) <= INLINE if body is None else not body
+        kind = Kind.INLINE if inline else Kind.BODY
+        encoded = Head(kind, sequence or self.sequence, 0, len(data), **head).encode(data if inline else b"")
+        self.sequence += 1
+        self.messages += 1
+        await self.stream.send(encoded)
+        if not inline:
+            self.messages += 1
+            await self.stream.send(data)
+
+    async def accepted(self) -> None:
+        await self.stream.wait_committed(self.messages)
+
+
+async def publisher(connection: Any, topic: str = "/t", name: str = "") -> Publisher:
+    arguments = {"publisher": name} if name else {}
+    stream = await connection.open(PUBLISH, topic, **arguments)
+    reply = await stream.response()
+    return Publisher(stream, reply["accepted"] + 1)
+
+
+class Subscriber:
+    def __init__(self, stream: zcserver.Stream, reply: dict[str, Any]) -> None:
+        self.stream = stream
+        self.reply = reply
+        self.messages = 0
+
+    async def next(self) -> tuple[Head, bytes]:
+        """The next head, and the payload of a message."""
+        head, rest = decode((await self.stream.receive()).data)
+        self.messages += 1
+        if head.kind is not Kind.BODY:
+            return head, bytes(rest)
+        self.messages += 1
+        return head, bytes(await self.stream.receive())
+
+    async def take(self, count: int) -> list[tuple[int, bytes]]:
+        """So many messages, and nothing missing between."""
+        found = []
+        for _ in range(count):
+            head, payload = await self.next()
+            assert head.kind is not Kind.MISSING, head
+            found.append((head.sequence, payload))
+        return found
+
+    async def story(self, upto: int) -> list[Any]:
+        """Sequence numbers, and ``(first, last, reason)`` for what is missing, up to one number."""
+        told: list[Any] = []
+        while True:
+            head, _ = await self.next()
+            if head.kind is Kind.MISSING:
+                told.append((head.sequence, head.last, head.reason))
+            else:
+                told.append(head.sequence)
+            if max(head.sequence, head.last) >= upto:
+                return told
+
+
+async def subscriber(connection: Any, topic: str = "/t", **arguments: Any) -> Subscriber:
+    given = {name.rstrip("_"): value for name, value in arguments.items()}
+    stream = await connection.open(SUBSCRIBE, topic, **given)
+    return Subscriber(stream, await stream.response())
+
+
+async def settled(condition: Any) -> None:
+    while not condition():
+        await anyio.lowlevel.checkpoint()

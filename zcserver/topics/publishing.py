@@ -1,0 +1,115 @@
+"""One publisher's stream: its messages come into the topic's memory, and each is accepted once."""
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from zcserver.errors import MessageTooLargeError, StreamResetError
+from zcserver.memory import Buffer, BufferState
+from zcserver.stream import Message, Stream
+from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode, restamped
+from zcserver_protocol.errors import ErrorCode
+
+from .topic import Topic
+
+_HEADS: Final = INLINE + 4 * MAX_KEY
+"""The largest message that is no body."""
+
+
+class Publishing:
+    """``publisher`` names who publishes over all of its connections; nobody in particular if it is empty."""
+
+    def __init__(self, topic: Topic, stream: Stream, publisher: str) -> None:
+        self.topic = topic
+        self.stream = stream
+        self.publisher = publisher
+        self.nbytes = 0
+        self._placed: deque[Buffer] = deque()
+        self._superseded = False
+
+    def supersede(self) -> None:
+        """The publisher has connected again. From now on nothing of this stream is accepted."""
+        self._superseded = True
+        self.stream.reset(SUPERSEDED, f"{self.publisher} publishes to {self.topic.name} by another stream")
+
+    async def accept(self) -> None:
+        """Accept messages until the publisher ends its side."""
+        self.stream.place_messages(self._place, max(self.topic.settings.largest, _HEADS))
+        received = 0
+        try:
+            async for head, message, body in self._messages():
+                self._check(head)
+                if not self._is_duplicate(head):
+                    await self._append(head, message, body)
+                received += 1 if body is None else 2
+                await self.stream.commit(received)
+        except MessageTooLargeError as error:
+            raise StreamResetError(ErrorCode.TOO_LARGE, str(error)) from error
+        except MalformedError as error:
+            raise StreamResetError(ErrorCode.REFUSED, str(error)) from error
+        finally:
+            while self._placed:
+                _give_back(self._placed.popleft())
+
+    def _place(self, nbytes: int) -> memoryview | None:
+        buffer = self.topic.try_acquire(nbytes)
+        if buffer is None:
+            return None
+        self._placed.append(buffer)
+        return buffer.view
+
+    async def _messages(self) -> AsyncIterator[tuple[Head, Message, Message | None]]:
+        async for message in self.stream:
+            head, _ = decode(message.data)
+            if head.length > self.topic.settings.largest:
+                raise StreamResetError(ErrorCode.TOO_LARGE, self.topic.too_large(head.length))
+            body: Message | None = None
+            if head.kind is Kind.BODY:
+                body = await self.stream.receive()
+                if len(body) != head.length:
+                    raise MalformedError(f"{len(body)} bytes came where {head.length} were announced")
+            elif head.kind is not Kind.INLINE:
+                raise MalformedError("only messages can be published")
+            yield head, message, body
+
+    def _check(self, head: Head) -> None:
+        last = self.topic.accepted.get(self.publisher)
+        if self.publisher and last is not None and head.sequence > last + 1:
+            raise StreamResetError(
+                ErrorCode.REFUSED,
+                f"{self.publisher} goes on with {head.sequence}, but the last that was accepted is {last}",
+            )
+
+    def _is_duplicate(self, head: Head) -> bool:
+        return bool(self.publisher) and head.sequence <= self.topic.accepted.get(self.publisher, 0)
+
+    async def _append(self, head: Head, message: Message, body: Message | None) -> None:
+        topic = self.topic
+        placed = self._sealed(body)
+        try:
+            await topic.make_room(head.length)
+            if self._superseded or topic.closed:
+                raise StreamResetError(SUPERSEDED, "this stream has ended")
+        except BaseException:
+            if placed is not None:
+                placed.home()
+            raise
+        content = placed if placed is not None else body.data if body is not None else None
+        topic.append(restamped(message.data, topic.next, head.timestamp_ns or time.time_ns()), content)
+        self.nbytes += head.length
+        if self.publisher:
+            topic.remember(topic.accepted, self.publisher, head.sequence)
+
+    def _sealed(self, body: Message | None) -> Buffer | None:
+        """The buffer that the payload landed in; None if it did not, because it is small or the pool full."""
+        if body is None or not self._placed or body.data is not self._placed[0].view:
+            return None
+        buffer = self._placed.popleft()
+        buffer.seal()
+        return buffer
+
+
+def _give_back(buffer: Buffer) -> None:
+    if buffer.state == BufferState.FILLING:
+        buffer.release()

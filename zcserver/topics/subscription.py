@@ -1,0 +1,156 @@
+"""One subscriber of a topic: a position in its window, moved on as the subscriber takes what it is sent."""
+
+from collections import deque
+from functools import partial
+from math import inf
+from typing import Final
+
+import anyio
+
+from zcserver.errors import StreamResetError
+from zcserver.memory import Buffer
+from zcserver.sending.completion import Completion
+from zcserver.stream import Stream
+from zcserver.topic_protocol import TOO_SLOW, Head, Kind, Policy, Reason
+
+from .topic import Record, Topic
+
+_LATEST_UNDER_WAY: Final = 2
+"""Messages on their way to a subscriber that wants the newest: more of them would be old when they come."""
+
+
+class Subscription:
+    """``cursor`` is the sequence number that it gets next; ``missed`` counts those that it did not get.
+
+    ``oldest``: the lowest number it has not acknowledged. ``needed``: the lowest that a publisher has to wait
+    for, should the policy be to block: what was not sent, or with a ``name`` what was not committed.
+    """
+
+    def __init__(self, topic: Topic, stream: Stream, policy: Policy, start: int, name: str) -> None:
+        self.topic = topic
+        self.stream = stream
+        self.policy = policy
+        self.name = name
+        self.cursor = start
+        self.delivered = 0
+        self.delivered_bytes = 0
+        self.missed = 0
+        self._committed = start - 1
+        self._under_way: deque[Record] = deque()
+        self._under_way_bytes = 0
+        self._uncommitted: deque[tuple[int, int]] = deque()  # (messages sent by then, sequence number)
+        self._sent = 0  # ZCP/1 messages on the stream
+        self._began = False
+        self._news: anyio.Event | None = None
+        stream.on_change = self._changed
+
+    @property
+    def oldest(self) -> float:
+        return self._under_way[0].sequence if self._under_way else inf
+
+    @property
+    def needed(self) -> int:
+        return self._committed + 1 if self.name else self.cursor
+
+    async def deliver(self) -> None:
+        """Send until the subscriber or the topic ends; StreamResetError when it is too slow."""
+        self.topic.subscriptions.add(self)
+        try:
+            while not (self.stream.is_over or self.topic.closed):
+                if not await self._step():
+                    self._news = anyio.Event()
+                    await self._news.wait()
+        finally:
+            self._changed()
+            self.topic.subscriptions.discard(self)
+            self.topic.moved()
+
+    def wake(self) -> None:
+        """Something was published, acknowledged, lost or ended."""
+        if self._news is not None:
+            self._news.set()
+
+    async def _step(self) -> bool:
+        """Send what is next; False when nothing can be sent now."""
+        topic = self.topic
+        if self.cursor < topic.first and self._began and self.policy is Policy.DISCONNECT:
+            raise StreamResetError(
+                TOO_SLOW,
+                f"the messages {self.cursor} to {topic.first - 1} of {topic.name} left its window "
+                "before they could be sent: subscribe again from where you want to go on",
+            )
+        if self._is_full():
+            return False
+        if self.cursor < topic.first:
+            await self._miss(topic.first, Reason.DROPPED if self._began else Reason.NOT_RETAINED)
+        if self.policy is Policy.LATEST and self._began and self.cursor < topic.next - 1:
+            await self._miss(topic.next - 1, Reason.CONFLATED)
+        self._began = True
+        if self.cursor >= topic.next:
+            return False
+        await self._send(topic.record(self.cursor))
+        return True
+
+    def _is_full(self) -> bool:
+        """It has to acknowledge some of what it was sent first."""
+        if not self._under_way:
+            return False
+        if self.policy is Policy.LATEST and len(self._under_way) >= _LATEST_UNDER_WAY:
+            return True
+        return self._under_way_bytes >= self.topic.settings.in_flight
+
+    async def _miss(self, upto: int, reason: Reason) -> None:
+        """Announce that the numbers from the cursor on do not come, and go on with ``upto``."""
+        first, self.cursor = self.cursor, upto
+        self.missed += upto - first
+        head = Head(Kind.MISSING, first, last=upto - 1, reason=reason)
+        self._sent += 1
+        await self.stream.send(head.encode())
+        self.topic.moved()
+
+    async def _send(self, record: Record) -> None:
+        body = record.body
+        self.cursor = record.sequence + 1
+        self._sent += 1 if body is None else 2
+        self._uncommitted.append((self._sent, record.sequence))
+        record.readers += 1
+        self._under_way.append(record)
+        self._under_way_bytes += record.nbytes
+        self.topic.holders.add(self)
+        # What is under way is bounded well below where `send` would wait, so head and body stay together.
+        try:
+            completion: Completion = await self.stream.send(record.head)
+            if isinstance(body, Buffer):
+                completion = await self.stream.send_shared(body)
+            elif body is not None:
+                completion = await self.stream.send(body)
+        except BaseException:
+            self._arrived(record)
+            raise
+        self.delivered += 1
+        self.delivered_bytes += record.nbytes
+        completion.add_done_callback(partial(self._acknowledged, record))
+        self.topic.moved()
+
+    def _acknowledged(self, record: Record, _completion: Completion) -> None:
+        self._arrived(record)
+        self.wake()
+
+    def _arrived(self, record: Record) -> None:
+        """Acknowledged or given up: it pins the message no more."""
+        self._under_way.remove(record)  # at the front, unless streams and connections fail
+        self._under_way_bytes -= record.nbytes
+        self.topic.released(record)
+        if not self._under_way:
+            self.topic.holders.discard(self)
+
+    def _changed(self) -> None:
+        """The subscriber may have committed messages."""
+        waiting, committed = self._uncommitted, self.stream.committed
+        before = self._committed
+        while waiting and waiting[0][0] <= committed:
+            self._committed = waiting.popleft()[1]
+        if self.name and self._committed > before:
+            self.topic.remember(self.topic.positions, self.name, self._committed)
+            self.topic.moved()
+        self.wake()

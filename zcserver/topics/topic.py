@@ -1,0 +1,295 @@
+"""A topic: messages with consecutive numbers, kept for a while in pool memory that its subscribers share.
+
+The topic is the principal of that memory (rule 3), so one buffer goes by reference to every subscriber and
+comes home when the window has let go of it and the last of them has acknowledged it. Subscribers have no
+queues of their own: each is a position in the window.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import anyio
+
+from zcserver.context import MIB, Context
+from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
+from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
+from zcserver.topic_protocol import INLINE, Head, Kind, Policy
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+_log = logging.getLogger("zcserver")
+_NAMES: Final = 1024
+"""Publishers and subscribers whose positions are remembered after they have gone, each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSettings:
+    """What a topic keeps and allows. Sizes are bytes.
+
+    ``retain_bytes``, ``retain_count``, ``retain_seconds``   the retention window: whichever is reached first;
+                    age is looked at when something is published or somebody subscribes
+    ``max_message`` the largest message; at most ``retain_bytes``, which is the default
+    ``block``       subscribers may ask that the publisher wait for them
+    ``in_flight``   what one subscriber may leave unacknowledged; one message always may be
+    ``pinned``      what subscribers may together leave unacknowledged of messages that have left the window;
+                    past that, the connection of the one that is furthest behind is cut loose
+    """
+
+    retain_bytes: int = 16 * MIB
+    retain_count: int = 1024
+    retain_seconds: float = inf
+    max_message: int = 0
+    block: bool = False
+    in_flight: int = 4 * MIB
+    pinned: int = 32 * MIB
+
+    def __post_init__(self) -> None:
+        if min(self.retain_bytes, self.retain_count, self.in_flight, self.pinned) < 1:
+            raise MisuseError("each limit of a topic has to be at least 1 (byte or message)")
+        if self.max_message > self.retain_bytes:
+            raise MisuseError(
+                f"max_message ({self.max_message} bytes) is over retain_bytes ({self.retain_bytes}): "
+                "such a message could not be retained; raise retain_bytes"
+            )
+
+    @property
+    def largest(self) -> int:
+        return self.max_message or self.retain_bytes
+
+
+class Record:
+    """One message of a topic. ``head`` is its first ZCP/1 message, ``body`` the second if it has one.
+
+    ``nbytes`` is the memory it takes; ``readers`` counts subscriptions that have not acknowledged it yet.
+    """
+
+    __slots__ = ("body", "head", "nbytes", "readers", "retained", "sequence", "time")
+
+    def __init__(self, sequence: int, head: bytes, body: Buffer | memoryview | None, now: float) -> None:
+        self.sequence = sequence
+        self.head = head
+        self.body = body
+        self.time = now
+        self.readers = 0
+        self.retained = True
+        self.nbytes = len(head) if body is None else _charge(len(body))
+
+
+def _charge(nbytes: int) -> int:
+    """What a payload of so many bytes takes."""
+    return nbytes if nbytes <= INLINE else -(-nbytes // PAGE) * PAGE
+
+
+class Topic:
+    """Made by :class:`~zcserver.topics.Topics`. ``first`` to ``next - 1`` are retained."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: TopicSettings,
+        context: Context,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.epoch = uuid4().hex[:16]
+        """Another one after a restart: sequence numbers of different epochs are not comparable."""
+        self.principal = Principal(f"topic {name}", PrincipalKind.IDENTITY)
+        self.next = 1
+        self.retained_bytes = 0
+        self.pinned = 0
+        """Bytes of messages that have left the window and are not acknowledged by all."""
+        self.cut_loose = 0
+        """Connections ended because of what they pinned."""
+        self.subscriptions: set[Subscription] = set()
+        self.holders: set[Subscription] = set()
+        """Those, ended ones too, that have not acknowledged all that they were sent."""
+        self.accepted: dict[str, int] = {}
+        """By publisher: the last of its own sequence numbers that was accepted."""
+        self.positions: dict[str, int] = {}
+        """By subscriber's name: the last sequence number that it has committed."""
+        self.closed = False
+        self._context = context
+        self._clock = clock
+        self._window: deque[Record] = deque()
+        self._moved: anyio.Event | None = None
+
+    @property
+    def first(self) -> int:
+        """The oldest sequence number that is retained; ``next`` if none is."""
+        return self.next - len(self._window)
+
+    def record(self, sequence: int) -> Record:
+        """The retained message with this number."""
+        return self._window[sequence - self.first]
+
+    # -- publishing ----------------------------------------------------------------------------------
+
+    def try_acquire(self, nbytes: int) -> Buffer | None:
+        """A buffer for a message's payload, or None when the pool has no room for it now."""
+        context = self._context
+        try:
+            return context.pool.try_acquire(nbytes, self.principal, self.principal.name, context.by_reference)
+        except RequestTooLargeError:
+            return None
+
+    async def acquire(self, nbytes: int) -> Buffer:
+        """A buffer for a message's payload; waits for memory to come home. As :meth:`Connection.acquire`."""
+        context = self._context
+        return await context.pool.acquire(
+            nbytes, self.principal, self.principal.name, context.memory_seconds, context.by_reference
+        )
+
+    async def publish(self, data: Any, *, key: str = "", content_type: str = "") -> int:
+        """Publish from within the server; return the sequence number.
+
+        ``data`` is a buffer of :meth:`acquire` (which is gone for you) or any bytes, which are copied.
+        Waits only if the topic allows subscribers to block. MisuseError for what is too large.
+        """
+        if len(data) > self.settings.largest:
+            raise MisuseError(self.too_large(len(data)))
+        inline = not isinstance(data, Buffer) and len(data) <= INLINE
+        head = Head(
+            Kind.INLINE if inline else Kind.BODY,
+            self.next,
+            time.time_ns(),
+            len(data),
+            key=key,
+            content_type=content_type,
+        )
+        body: Buffer | None = None
+        if not inline:
+            body = data if isinstance(data, Buffer) else await self._filled(data)
+            body.seal()
+        try:
+            await self.make_room(len(data))
+        except BaseException:
+            if body is not None:
+                body.home()
+            raise
+        sequence = self.next
+        self.append(replace(head, sequence=sequence).encode(data if inline else b""), body)
+        return sequence
+
+    async def _filled(self, data: Any) -> Buffer:
+        buffer = await self.acquire(len(data))
+        buffer.view[:] = data
+        return buffer
+
+    def too_large(self, nbytes: int) -> str:
+        """The words for a message over the limit."""
+        return (
+            f"a message of {nbytes} bytes is over the limit of the topic {self.name} "
+            f"({self.settings.largest} bytes): send less at a time, or have the server retain more"
+        )
+
+    async def make_room(self, nbytes: int) -> None:
+        """Let go of the oldest messages; wait for those that blocking subscribers still have to get."""
+        nbytes = _charge(nbytes)
+        while not self._make_room(nbytes):
+            if self._moved is None:
+                self._moved = anyio.Event()
+            await self._moved.wait()
+
+    def append(self, head: bytes, body: Buffer | memoryview | None) -> None:
+        """Publish a message that bears the number ``next``, after :meth:`make_room`. A buffer is sealed."""
+        record = Record(self.next, head, body, self._clock())
+        self._window.append(record)
+        self.retained_bytes += record.nbytes
+        self.next += 1
+        for subscription in self.subscriptions:
+            subscription.wake()
+
+    def moved(self) -> None:
+        """A subscriber has got further, or has gone: publishers may have waited for that."""
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
+
+    # -- the window ----------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Let go of what is too old."""
+        self._make_room(0)
+
+    def _make_room(self, nbytes: int) -> bool:
+        settings, window = self.settings, self._window
+        count = settings.retain_count - (1 if nbytes else 0)
+        oldest = self._clock() - settings.retain_seconds
+        floor = self._floor()
+        while window and (
+            self.retained_bytes + nbytes > settings.retain_bytes
+            or len(window) > count
+            or window[0].time < oldest
+        ):
+            if window[0].sequence >= floor:
+                return window[0].time < oldest and not nbytes
+            self._evict()
+        return True
+
+    def _floor(self) -> float:
+        """The lowest sequence number that a blocking subscriber still has to get."""
+        waited_for = (each.needed for each in self.subscriptions if each.policy is Policy.BLOCK)
+        return min(waited_for, default=inf)
+
+    def _evict(self) -> None:
+        record = self._window.popleft()
+        record.retained = False
+        self.retained_bytes -= record.nbytes
+        if record.readers:
+            self.pinned += record.nbytes
+        if isinstance(record.body, Buffer):
+            record.body.home()
+        record.body = None
+        for subscription in self.subscriptions:
+            if subscription.cursor <= record.sequence and subscription.policy is Policy.DISCONNECT:
+                subscription.wake()
+        while self.pinned > self.settings.pinned and self._cut_loose():
+            pass
+
+    def released(self, record: Record) -> None:
+        """One subscription has acknowledged the message, or never will."""
+        record.readers -= 1
+        if not record.readers and not record.retained:
+            self.pinned -= record.nbytes
+
+    def _cut_loose(self) -> bool:
+        """End the connection that holds the oldest message: only then may its pages be cut loose."""
+        holding = [each for each in self.holders if each.oldest < self.first]
+        worst = min(holding, key=lambda each: each.oldest, default=None)
+        if worst is None:
+            return False
+        words = (
+            f"{worst.stream.connection.name} does not take what it was sent of the topic {self.name}: "
+            f"{self.pinned} bytes that have left the window are held, the limit is {self.settings.pinned}"
+        )
+        _log.warning("cut loose: %s", words)
+        self.cut_loose += 1
+        worst.stream.connection.abort(ConnectionLostError(words))
+        return True
+
+    # -- who takes part ------------------------------------------------------------------------------
+
+    def remember(self, table: dict[str, int], name: str, sequence: int) -> None:
+        """Note how far ``name`` has got; of many, the one silent for longest is forgotten."""
+        table.pop(name, None)
+        table[name] = sequence
+        if len(table) > _NAMES:
+            del table[next(iter(table))]
+
+    def close(self) -> None:
+        """End the subscriptions and let go of the memory."""
+        self.closed = True
+        for subscription in self.subscriptions:
+            subscription.wake()
+        self.moved()
+        while self._window:
+            self._evict()
+        self._context.pool.retire(self.principal)

@@ -1,0 +1,187 @@
+"""All topics of a server, and the handler that takes PUBLISH and SUBSCRIBE streams to them."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from zcserver.context import Context
+from zcserver.errors import MisuseError, StreamResetError
+from zcserver.server.access import Request
+from zcserver.server.arguments import number, text
+from zcserver.server.refusals import shown
+from zcserver.stream import Stream
+from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, MAX_NAME, METHODS, PUBLISH, Policy
+from zcserver_protocol.errors import ErrorCode
+
+from .publishing import Publishing
+from .subscription import Subscription
+from .topic import Topic, TopicSettings
+
+
+class Topics:
+    """Give ``handle`` to :func:`zcserver.serve`, alone or behind another handler (see ``methods``).
+
+    Topics come into being when somebody publishes or subscribes, up to ``max_topics``. ``publishable=False``:
+    only the server itself publishes. ``context`` is the server's. ``on_request`` is called with every stream
+    that has ended. Close it before the server, so that subscribers learn of the end.
+    """
+
+    methods = METHODS
+
+    def __init__(
+        self,
+        context: Context,
+        settings: TopicSettings | None = None,
+        *,
+        max_topics: int = 256,
+        publishable: bool = True,
+        on_request: Callable[[Request], object] = lambda request: None,
+    ) -> None:
+        self._context = context
+        self._settings = settings or TopicSettings()
+        self._max_topics = max_topics
+        self._publishable = publishable
+        self._on_request = on_request
+        self._topics: dict[str, Topic] = {}
+        self._publishings: dict[tuple[str, str], Publishing] = {}
+        self._all_publishings: set[Publishing] = set()
+        self.closed = False
+        limit = min(context.max_message, context.pool.size // 2)
+        if self._settings.largest > limit and self._settings.max_message:
+            raise MisuseError(
+                f"max_message ({self._settings.max_message} bytes) is over what this context can take "
+                f"({limit} bytes, the smaller of its max_message and half of its pool_size)"
+            )
+
+    def topic(self, name: str) -> Topic:
+        """The topic of this name, which begins with a slash; StreamResetError when there are too many."""
+        topic = self._topics.get(name)
+        if topic is None:
+            if not (name.startswith("/") and len(name) <= MAX_NAME and name.isprintable()):
+                raise StreamResetError(
+                    ErrorCode.NOT_FOUND,
+                    f"{shown(name)} is no topic: a name begins with a slash, is printable and has at most "
+                    f"{MAX_NAME} characters",
+                )
+            if len(self._topics) >= self._max_topics:
+                raise StreamResetError(ErrorCode.LIMIT, f"this server has {self._max_topics} topics already")
+            topic = self._topics[name] = Topic(name, self._settings, self._context)
+        return topic
+
+    async def handle(self, stream: Stream) -> None:
+        """Serve one stream to its end; raises StreamResetError, which the server passes on to the peer."""
+        request = Request(stream.connection.name, stream.method, stream.path)
+        begin = time.monotonic()
+        failure: BaseException | None = None
+        try:
+            if stream.method not in METHODS:
+                known = ", ".join(sorted(METHODS))
+                reason = f"this server knows {known}, not {shown(stream.method)}"
+                raise StreamResetError(ErrorCode.REFUSED, reason)
+            if self.closed:
+                raise StreamResetError(ErrorCode.CANCELLED, "the server is closing")
+            if stream.method == PUBLISH:
+                await self._publish(stream, request)
+            else:
+                await self._subscribe(stream, request)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            request.end(failure, time.monotonic() - begin)
+            self._on_request(request)
+
+    async def _publish(self, stream: Stream, request: Request) -> None:
+        if not self._publishable:
+            raise StreamResetError(ErrorCode.FORBIDDEN, "this server lets nobody publish: it has no --topics")
+        publisher = _name(stream, "publisher")
+        topic = self.topic(stream.path)
+        publishing = Publishing(topic, stream, publisher)
+        key = (topic.name, publisher)
+        if publisher:
+            if key in self._publishings:
+                self._publishings[key].supersede()
+            self._publishings[key] = publishing
+        self._all_publishings.add(publishing)
+        try:
+            await stream.reply(
+                epoch=topic.epoch,
+                accepted=topic.accepted.get(publisher, 0) if publisher else 0,
+                max_message=topic.settings.largest,
+                next=topic.next,
+            )
+            await publishing.accept()
+        finally:
+            request.nbytes = publishing.nbytes
+            self._all_publishings.discard(publishing)
+            if self._publishings.get(key) is publishing:
+                del self._publishings[key]
+
+    async def _subscribe(self, stream: Stream, request: Request) -> None:
+        topic = self.topic(stream.path)
+        topic.expire()
+        name = _name(stream, "name")
+        policy = _policy(stream, topic)
+        start = self._start(stream, topic, name)
+        await stream.reply(epoch=topic.epoch, first=topic.first, next=topic.next, start=start)
+        subscription = Subscription(topic, stream, policy, start, name)
+        try:
+            await subscription.deliver()
+        finally:
+            request.nbytes = subscription.delivered_bytes
+
+    def _start(self, stream: Stream, topic: Topic, name: str) -> int:
+        """The sequence number to begin with."""
+        start: Any = stream.args.get("from", LATEST)
+        epoch = text(stream, "epoch")
+        if epoch is not None and epoch != topic.epoch:
+            return topic.first  # its numbers are of another count
+        committed = number(stream, "committed", 1)
+        if name and committed is not None:
+            topic.remember(topic.positions, name, committed)
+        match start:
+            case str() if start == LATEST:
+                return topic.next
+            case str() if start == EARLIEST:
+                return topic.first
+            case str() if start == COMMITTED:
+                if not name:
+                    raise StreamResetError(ErrorCode.REFUSED, "from 'committed' needs the subscriber's name")
+                return topic.positions.get(name, topic.first - 1) + 1
+            case int() if not isinstance(start, bool) and start >= 1:
+                return start
+        raise StreamResetError(
+            ErrorCode.REFUSED,
+            f"from must be latest, earliest, committed or a number, not {start!r}",
+        )
+
+    def close(self) -> None:
+        """Take nothing more, and end all streams. Idempotent."""
+        self.closed = True
+        for publishing in list(self._all_publishings):
+            publishing.stream.reset(ErrorCode.CANCELLED, "the server is closing")
+        for topic in self._topics.values():
+            topic.close()
+
+
+def _name(stream: Stream, argument: str) -> str:
+    name = text(stream, argument) or ""
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise StreamResetError(
+            ErrorCode.REFUSED, f"{argument} must be printable and of at most {MAX_NAME} characters"
+        )
+    return name
+
+
+def _policy(stream: Stream, topic: Topic) -> Policy:
+    given = text(stream, "policy") or Policy.DROP_OLDEST
+    try:
+        policy = Policy(given)
+    except ValueError:
+        reason = f"the policy must be one of {', '.join(Policy)}, not {shown(given)}"
+        raise StreamResetError(ErrorCode.REFUSED, reason) from None
+    if policy is Policy.BLOCK and not topic.settings.block:
+        raise StreamResetError(
+            ErrorCode.FORBIDDEN, f"{topic.name} does not let subscribers block its publishers (--allow-block)"
+        )
+    return policy
