@@ -137,7 +137,7 @@ async def test_what_a_topic_cannot_take_is_refused_with_the_limit(make_context):
         connection = await served.connect()
         writer = await publisher(connection)
         await writer.send(bytes(MIB + 1))
-        with pytest.raises(StreamResetError, match="1048577 bytes .*1048576 bytes") as caught:
+        with pytest.raises(StreamResetError, match=r"1048577 bytes .*1048576 bytes") as caught:
             await writer.accepted()
         assert caught.value.code == ErrorCode.TOO_LARGE
         for arguments in ({"policy": "never"}, {"policy": "block"}, {"from_": "now"}, {"from_": "committed"}):

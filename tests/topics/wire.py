@@ -6,9 +6,10 @@ from typing import Any
 import anyio
 
 import zcserver
-from tests.raw_peer import deadline
+from tests.raw_peer import RawPeer, deadline
 from zcserver.topic_protocol import INLINE, PUBLISH, SUBSCRIBE, Head, Kind, decode
 from zcserver.topics import Topics, TopicSettings
+from zcserver_protocol.events import Replied, Reset
 
 MIB = 1 << 20
 
@@ -26,22 +27,22 @@ class Served:
         self._make_context = make_context
         self.context = make_context(**context)
         self.topics = Topics(self.context, settings)
-        self._stack = contextlib.AsyncExitStack()
+        self.stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Served":
-        self.server = await self._stack.enter_async_context(
+        self.server = await self.stack.enter_async_context(
             zcserver.serve(self.topics.handle, port=0, context=self.context)
         )
         return self
 
     async def connect(self, **settings: Any) -> zcserver.Connection:
         context = self._make_context(**settings)
-        return await self._stack.enter_async_context(zcserver.connect(port=self.server.port, context=context))
+        return await self.stack.enter_async_context(zcserver.connect(port=self.server.port, context=context))
 
     async def __aexit__(self, *error: Any) -> None:
         self.topics.close()
         with contextlib.suppress(zcserver.ConnectionLostError):  # a test may have cut some of them
-            await self._stack.__aexit__(*error)
+            await self.stack.__aexit__(*error)
 
 
 class Publisher:
@@ -120,3 +121,49 @@ async def subscriber(connection: Any, topic: str = "/t", **arguments: Any) -> Su
 async def settled(condition: Any) -> None:
     while not condition():
         await anyio.lowlevel.checkpoint()
+
+
+class StoppedSubscriber:
+    """A subscriber that takes nothing, and acknowledges nothing, until it is told to."""
+
+    def __init__(self, peer: RawPeer, stream: Any) -> None:
+        self.peer = peer
+        self._stream = stream
+
+    async def story(self, upto: int) -> list[Any]:
+        """As :meth:`Subscriber.story`, of all that has come and comes, from the beginning."""
+        await self.peer.read_until(lambda: self._told() and _last(self._told()[-1]) >= upto)
+        return self._told()
+
+    async def reset(self) -> tuple[list[Any], Reset]:
+        """What came before the stream was reset, and the reset."""
+        await self.peer.read_until(lambda: any(isinstance(event, Reset) for event in self.peer.events))
+        (reset,) = [event for event in self.peer.events if isinstance(event, Reset)]
+        return self._told(), reset
+
+    def _told(self) -> list[Any]:
+        told: list[Any] = []
+        messages = iter(self.peer.messages.get(self._stream.id, []))
+        for message in messages:
+            head, _ = decode(memoryview(message))
+            if head.kind is Kind.MISSING:
+                told.append((head.sequence, head.last, head.reason))
+                continue
+            if head.kind is Kind.BODY and next(messages, None) is None:
+                break
+            told.append(head.sequence)
+        return told
+
+
+def _last(told: Any) -> int:
+    return told if isinstance(told, int) else told[1]
+
+
+async def stopped_subscriber(served: Served, **arguments: Any) -> StoppedSubscriber:
+    peer = await RawPeer.connect(served.server.port)
+    served.stack.callback(peer.close)
+    given = {name.rstrip("_"): value for name, value in arguments.items()}
+    stream = peer.codec.open(SUBSCRIBE, "/t", given, 1 << 40)
+    await peer.flush()
+    await peer.read_until(lambda: any(isinstance(event, Replied) for event in peer.events))
+    return StoppedSubscriber(peer, stream)

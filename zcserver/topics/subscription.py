@@ -81,10 +81,10 @@ class Subscription:
             )
         if self._is_full():
             return False
-        if self.cursor < topic.first:
-            await self._miss(topic.first, Reason.DROPPED if self._began else Reason.NOT_RETAINED)
         if self.policy is Policy.LATEST and self._began and self.cursor < topic.next - 1:
             await self._miss(topic.next - 1, Reason.CONFLATED)
+        if self.cursor < topic.first:
+            await self._miss(topic.first, Reason.DROPPED if self._began else Reason.NOT_RETAINED)
         self._began = True
         if self.cursor >= topic.next:
             return False

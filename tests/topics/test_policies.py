@@ -1,0 +1,127 @@
+"""A subscriber that is too slow gets what its policy says, learns what it misses, and delays nobody."""
+
+import logging
+
+import pytest
+
+from tests.raw_peer import until
+from tests.topics.wire import publisher, serving, stopped_subscriber, subscriber
+from zcserver.topic_protocol import TOO_SLOW, Reason
+from zcserver.topics import TopicSettings
+
+pytestmark = pytest.mark.anyio
+SIZE = 64 * 1024
+COUNT = 20
+# Four messages are retained; two may be on their way to a subscriber.
+SETTINGS = TopicSettings(retain_count=4, in_flight=2 * SIZE, block=True)
+
+
+async def publish_to(readers, writer, first, last):
+    """Each message reaches all of the others before the next is published."""
+    for number in range(first, last + 1):
+        await writer.send(bytes([number]) * SIZE)
+        for reader in readers:
+            assert await reader.take(1) == [(number, bytes([number]) * SIZE)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ("drop-oldest", [1, 2, (3, 16, Reason.DROPPED), 17, 18, 19, 20]),
+        ("latest", [1, 2, (3, 19, Reason.CONFLATED), 20]),
+    ],
+)
+async def test_a_subscriber_that_stops_for_a_while_is_told_what_it_missed(make_context, policy, told):
+    async with serving(make_context, SETTINGS) as served:
+        stopped = await stopped_subscriber(served, policy=policy)
+        readers = [await subscriber(await served.connect()) for _ in range(15)]
+        writer = await publisher(await served.connect())
+        await publish_to(readers, writer, 1, COUNT)
+        assert await stopped.story(COUNT) == told
+        missed = [each.missed for each in served.topics.topic("/t").subscriptions]
+        assert sum(missed) == sum(each[1] - each[0] + 1 for each in told if isinstance(each, tuple))
+
+
+async def test_a_subscriber_that_would_rather_not_miss_anything_is_disconnected(make_context):
+    async with serving(make_context, SETTINGS) as served:
+        stopped = await stopped_subscriber(served, policy="disconnect")
+        readers = [await subscriber(await served.connect()) for _ in range(15)]
+        writer = await publisher(await served.connect())
+        await publish_to(readers, writer, 1, COUNT)
+        told, reset = await stopped.reset()
+        assert told == [1, 2]
+        assert (reset.code, reset.reason[:17]) == (TOO_SLOW, "the messages 3 to")
+        assert len(served.topics.topic("/t").subscriptions) == len(readers)
+
+
+async def test_a_blocking_subscriber_makes_the_publisher_wait_and_misses_nothing(make_context):
+    async with serving(make_context, SETTINGS) as served:
+        stopped = await stopped_subscriber(served, policy="block")
+        readers = [await subscriber(await served.connect()) for _ in range(15)]
+        writer = await publisher(await served.connect())
+        topic = served.topics.topic("/t")
+        await publish_to(readers, writer, 1, 6)  # two on their way, four retained
+        await writer.send(bytes([7]) * SIZE)
+        await until(lambda: topic._moved is not None)
+        assert topic.next == 7
+        assert await stopped.story(7) == list(range(1, 8))
+        for reader in readers:
+            assert await reader.story(7) == [7]
+        for number in range(8, COUNT + 1):
+            await writer.send(bytes([number]) * SIZE)
+        assert await stopped.story(COUNT) == list(range(1, COUNT + 1))
+        await writer.accepted()
+
+
+async def test_a_blocking_subscriber_that_goes_blocks_nobody(make_context):
+    async with serving(make_context, SETTINGS) as served:
+        stopped = await stopped_subscriber(served, policy="block")
+        writer = await publisher(await served.connect())
+        for number in range(1, COUNT + 1):
+            await writer.send(bytes([number]) * SIZE)
+        await until(lambda: served.topics.topic("/t")._moved is not None)
+        stopped.peer.close()
+        await writer.accepted()
+        assert served.topics.topic("/t").next == COUNT + 1
+
+
+async def test_what_stopped_subscribers_pin_is_bounded(make_context, caplog):
+    """Each stops at another place, so that each pins other messages; the one furthest behind is cut loose."""
+    caplog.set_level(logging.ERROR, "zcserver")
+    settings = TopicSettings(retain_count=2, in_flight=2 * SIZE, pinned=6 * SIZE)
+    async with serving(make_context, settings) as served:
+        topic = served.topics.topic("/t")
+        writer = await publisher(await served.connect())
+        reader = await subscriber(await served.connect())
+        stopped = []
+        for number in range(1, COUNT + 1, 4):
+            stopped.append(await stopped_subscriber(served))
+            await publish_to([reader], writer, number, number + 3)
+            assert topic.pinned <= settings.pinned
+        assert topic.cut_loose == 2
+        await until(lambda: len(topic.subscriptions) == 4)
+        for each in stopped[:2]:
+            with pytest.raises((EOFError, ConnectionResetError)):
+                await each.story(COUNT)
+        assert await stopped[2].story(COUNT) == [9, 10, (11, 18, Reason.DROPPED), 19, 20]
+        assert await stopped[3].story(COUNT) == [13, 14, (15, 18, Reason.DROPPED), 19, 20]
+    assert served.context.pool.stats().in_flight == 0
+
+
+async def test_when_the_pool_is_full_messages_are_copied_and_nobody_waits(make_context):
+    settings = TopicSettings(retain_bytes=2 * SIZE)
+    async with serving(make_context, settings, pool_size=2 << 20) as served:
+        topic = served.topics.topic("/t")
+        writer = await publisher(await served.connect())
+        readers = [await subscriber(await served.connect()) for _ in range(3)]
+        held = [topic.try_acquire(512 * 1024) for _ in range(4)]
+        assert None not in held
+        assert topic.try_acquire(SIZE) is None
+        await publish_to(readers, writer, 1, 5)
+        for buffer in held:
+            buffer.release()
+        await publish_to(readers, writer, 6, 10)
+        if served.context.by_reference:
+            for each in topic.subscriptions:
+                statistics = each.stream.connection.statistics
+                assert (statistics.reference_bytes, statistics.copied_bytes > 5 * SIZE) == (5 * SIZE, True)
