@@ -6,22 +6,32 @@
 ``upload``     one file, or memory, to the server
 ``tree*``, ``local_tree``, ``selection``   directories, and which of their files are meant
 ``remote_file``   reading like from a local file
+``publish``, ``subscribe``, ``retrying``   topics, across lost connections
 ``request``, ``progress``   what they share
 """
 
 from .address import Address, UrlError, is_url, parse_url
 from .client import Client, Status, client_context
 from .progress import ChangedError, Progress, Transferred, TreeReport, VerificationError
+from .publish import Publication, Publisher
 from .remote_file import RemoteFile
+from .retrying import Retry
+from .subscribe import Missing, Subscription, TopicMessage
 from .tree import local_path
 
 __all__ = [
     "Address",
     "ChangedError",
     "Client",
+    "Missing",
     "Progress",
+    "Publication",
+    "Publisher",
     "RemoteFile",
+    "Retry",
     "Status",
+    "Subscription",
+    "TopicMessage",
     "Transferred",
     "TreeReport",
     "UrlError",

@@ -2,10 +2,13 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Collection
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import uuid4
 
+import anyio
 import anyio.to_thread
 import msgspec
 
@@ -19,9 +22,12 @@ from zcserver.pace import Pace
 from .address import Address, parse_url
 from .download import BATCH, Download, beginning_of, bytes_of, expect_end, fill, pour, write_all
 from .progress import SILENT, Progress, Transferred, TreeReport
+from .publish import Publisher
 from .remote_file import RemoteFile
 from .request import ask, number, reply_of, request, text
+from .retrying import OnRetry, Retrying, log_retry
 from .selection import Selection
+from .subscribe import Subscription
 from .tree import TreeOptions
 from .tree_download import TreeDownload
 from .tree_upload import TreeUpload
@@ -73,6 +79,9 @@ class Client:
         self._timeout = timeout
         self._pace = Pace(limit_rate)
         self._connection = where if isinstance(where, Connection) else None
+        self._connecting: connect | None = None
+        self._reconnecting = anyio.Lock()
+        self._publishers: dict[str, Publisher] = {}
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -86,6 +95,7 @@ class Client:
             else:
                 connecting = connect(where.host, where.port, context=context, timeout=self._timeout)
             self._connection = await stack.enter_async_context(connecting)
+            self._connecting = connecting
             self._stack = stack.pop_all()
         return self
 
@@ -93,6 +103,8 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            for publisher in self._publishers.values():
+                publisher.close()
             await self._stack.__aexit__(kind, error, trace)
         except ConnectionLostError:
             # Every operation has had its answer: a farewell that went wrong has lost nothing.
@@ -105,6 +117,66 @@ class Client:
         if self._connection is None:
             raise MisuseError("this client is not connected: use it as `async with Client(url) as client`")
         return self._connection
+
+    @property
+    def can_reconnect(self) -> bool:
+        """Whether it connected itself; a connection that it was given is not its own to replace."""
+        return self._connecting is not None
+
+    async def reconnect(self, lost: Connection) -> None:
+        """Connect again if ``lost`` is the connection still; what was under way on it fails.
+
+        Publishers and subscriptions do this by themselves. Raises ConnectionLostError.
+        """
+        async with self._reconnecting:
+            if self._connection is lost and self._connecting is not None:
+                self._connection = await self._connecting.again()
+
+    # -- topics ----------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        start: str | int = "latest",
+        policy: str = "drop-oldest",
+        name: str = "",
+        retry_seconds: float = inf,
+        on_retry: OnRetry = log_retry,
+    ) -> Subscription:
+        """The messages of a topic: ``async for message in client.subscribe("/frames")``.
+
+        ``start``: "latest", "earliest", "committed" (behind what a subscriber of this ``name`` has committed
+        last) or a sequence number. ``policy``, for when this end is too slow: "drop-oldest", "latest" (only
+        the newest), "disconnect", or "block" where the server allows it. Lost connections are made again for
+        up to ``retry_seconds`` in a row, each try told to ``on_retry``, without loss or duplicates as long as
+        the server retains what was missed; else ``message.missed`` says what is missing.
+        """
+        return Subscription(self, topic, start, policy, name, Retrying(self, retry_seconds, on_retry))
+
+    def publisher(
+        self,
+        topic: str,
+        *,
+        name: str = "",
+        window: int = 16 * MIB,
+        retry_seconds: float = inf,
+        on_retry: OnRetry = log_retry,
+    ) -> Publisher:
+        """``async with client.publisher("/frames") as publisher``: messages for a topic, each accepted once.
+
+        ``name`` tells the server who publishes, over connections and restarts of this program (default: one
+        that is unique). ``window``: bytes that may wait to be accepted. Otherwise as :meth:`subscribe`.
+        """
+        retrying = Retrying(self, retry_seconds, on_retry)
+        return Publisher(self, topic, name or uuid4().hex, window, retrying)
+
+    async def publish(self, topic: str, data: Any, *, key: str = "", content_type: str = "") -> None:
+        """Publish one message and wait until the topic has it. For many, :meth:`publisher` is faster."""
+        publisher = self._publishers.get(topic)
+        if publisher is None:
+            publisher = self._publishers[topic] = self.publisher(topic)
+        await (await publisher.publish(data, key=key, content_type=content_type)).wait()
 
     # -- reading ---------------------------------------------------------------------------------------
 

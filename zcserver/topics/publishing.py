@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Final
+
+import anyio
 
 from zcserver.errors import MessageTooLargeError, StreamResetError
 from zcserver.memory import Buffer, BufferState
@@ -38,8 +39,10 @@ class Publishing:
         self.stream.place_messages(self._place, max(self.topic.settings.largest, _HEADS))
         received = 0
         try:
-            async for head, message, body in self._messages():
+            async for message in self.stream:
+                head, _ = decode(message.data)
                 self._check(head)
+                body = await self._payload(head) if head.kind is Kind.BODY else None
                 if not self._is_duplicate(head):
                     await self._append(head, message, body)
                 received += 1 if body is None else 2
@@ -59,21 +62,20 @@ class Publishing:
         self._placed.append(buffer)
         return buffer.view
 
-    async def _messages(self) -> AsyncIterator[tuple[Head, Message, Message | None]]:
-        async for message in self.stream:
-            head, _ = decode(message.data)
-            if head.length > self.topic.settings.largest:
-                raise StreamResetError(ErrorCode.TOO_LARGE, self.topic.too_large(head.length))
-            body: Message | None = None
-            if head.kind is Kind.BODY:
-                body = await self.stream.receive()
-                if len(body) != head.length:
-                    raise MalformedError(f"{len(body)} bytes came where {head.length} were announced")
-            elif head.kind is not Kind.INLINE:
-                raise MalformedError("only messages can be published")
-            yield head, message, body
+    async def _payload(self, head: Head) -> Message:
+        try:
+            body = await self.stream.receive()
+        except anyio.EndOfStream:
+            raise MalformedError("the stream ended between a head and its payload") from None
+        if len(body) != head.length:
+            raise MalformedError(f"{len(body)} bytes came where {head.length} were announced")
+        return body
 
     def _check(self, head: Head) -> None:
+        if head.kind is Kind.MISSING:
+            raise MalformedError("only messages can be published")
+        if head.length > self.topic.settings.largest:
+            raise StreamResetError(ErrorCode.TOO_LARGE, self.topic.too_large(head.length))
         last = self.topic.accepted.get(self.publisher)
         if self.publisher and last is not None and head.sequence > last + 1:
             raise StreamResetError(

@@ -56,14 +56,16 @@ class Subscription:
         """Send until the subscriber or the topic ends; StreamResetError when it is too slow."""
         self.topic.subscriptions.add(self)
         try:
-            while not (self.stream.is_over or self.topic.closed):
-                if not await self._step():
-                    self._news = anyio.Event()
-                    await self._news.wait()
+            while not self.stream.is_over:
+                if await self._step():
+                    continue
+                if self.topic.closed and self.cursor >= self.topic.next:
+                    break
+                self._news = anyio.Event()
+                await self._news.wait()
         finally:
             self._changed()
-            self.topic.subscriptions.discard(self)
-            self.topic.moved()
+            self.topic.leave(self)
 
     def wake(self) -> None:
         """Something was published, acknowledged, lost or ended."""

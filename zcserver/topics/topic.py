@@ -284,12 +284,23 @@ class Topic:
         if len(table) > _NAMES:
             del table[next(iter(table))]
 
+    def leave(self, subscription: "Subscription") -> None:
+        """The subscription has ended."""
+        self.subscriptions.discard(subscription)
+        self.moved()
+        if self.closed and not self.subscriptions:
+            self._let_go()
+
     def close(self) -> None:
-        """End the subscriptions and let go of the memory."""
+        """End the subscriptions, once they have what was published, and let go of the memory."""
         self.closed = True
         for subscription in self.subscriptions:
             subscription.wake()
         self.moved()
+        if not self.subscriptions:
+            self._let_go()
+
+    def _let_go(self) -> None:
         while self._window:
             self._evict()
         self._context.pool.retire(self.principal)

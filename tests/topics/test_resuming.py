@@ -1,0 +1,289 @@
+"""Connections break, again and again: nothing is lost, nothing comes twice, and what is missing is told."""
+
+import anyio
+import pytest
+
+import zcserver
+from tests.raw_peer import deadline, until
+from tests.topics.wire import publisher, serving
+from zcserver.client import Missing
+from zcserver.topic_protocol import SUPERSEDED, Reason
+from zcserver.topics import Topics, TopicSettings
+
+pytestmark = pytest.mark.anyio
+SIZE = 40_000
+
+
+class Line:
+    """A client of a server of topics, whose connections the test breaks."""
+
+    def __init__(self, served, make_context):
+        self.served = served
+        self.retries = []
+        self.client = zcserver.Client(f"zc://127.0.0.1:{served.server.port}/", context=make_context())
+
+    async def __aenter__(self):
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error):
+        await self.client.__aexit__(*error)
+
+    def break_at_the_server(self):
+        for connection in list(self.served.server.connections):
+            if self.serves(connection):
+                connection.abort()
+
+    def serves(self, connection):
+        """Whether it is the server's end of this client's connection."""
+        return connection.name.endswith(f":{self.client.connection.engine._sock.getsockname()[1]}")
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Back-off without the waiting; what would have been waited is in the list."""
+    from zcserver.client import retrying
+
+    waited = []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(retrying.anyio, "sleep", sleep)
+    return waited
+
+
+def content(number):
+    return number.to_bytes(8, "big") * (SIZE // 8)
+
+
+@pytest.mark.parametrize("whose", ["server", "client"])
+async def test_a_subscriber_cut_off_twenty_times_sees_each_number_once(make_context, whose):
+    rounds, each = 20, 5
+    async with serving(make_context) as served, Line(served, make_context) as line:
+        topic = served.topics.topic("/t")
+        subscription = line.client.subscribe("/t", on_retry=line.retries.append)
+        async with subscription:
+            seen = []
+            for number in range(rounds + 1):
+                for _ in range(each):
+                    await topic.publish(content(topic.next))
+                while subscription.reconnections < number:
+                    seen.append(await anext(subscription))
+                if number == rounds:
+                    break
+                # Some of it is on its way, some of it has come and was not taken.
+                seen += [await anext(subscription) for _ in range(number % 3)]
+                if whose == "server":
+                    line.break_at_the_server()
+                else:
+                    line.client.connection.abort()
+            while len(seen) < (rounds + 1) * each:
+                seen.append(await anext(subscription))
+        assert [message.sequence for message in seen] == list(range(1, (rounds + 1) * each + 1))
+        assert all(bytes(message) == content(message.sequence) for message in seen)
+        assert not any(message.missed for message in seen)
+        assert subscription.reconnections == rounds
+        assert len(line.retries) >= rounds
+
+
+async def test_a_subscriber_that_was_away_too_long_is_told_exactly_what_it_missed(make_context):
+    async with serving(make_context, TopicSettings(retain_count=3)) as served:
+        topic = served.topics.topic("/t")
+        async with Line(served, make_context) as line, line.client.subscribe("/t") as subscription:
+            await topic.publish(b"1")
+            assert (await anext(subscription)).sequence == 1
+            line.break_at_the_server()
+            for _ in range(9):
+                await topic.publish(b"x")
+            message = await anext(subscription)
+            assert message.sequence == 8
+            assert message.missed == (Missing(2, 7, Reason.NOT_RETAINED),)
+            assert [(await anext(subscription)).sequence for _ in range(2)] == [9, 10]
+            assert subscription.missed == 6
+            assert str(message.missed[0]) == "missing 2 to 7 (not retained)"
+
+
+async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context):
+    context = make_context()
+    with deadline():
+        topics = Topics(context)
+        async with (
+            zcserver.serve(topics.handle, port=0, context=context) as first,
+            zcserver.Client(f"zc://127.0.0.1:{first.port}/", context=make_context()) as client,
+            client.subscribe("/t") as subscription,
+        ):
+            await topics.topic("/t").publish(b"old")
+            assert bytes(await anext(subscription)) == b"old"
+            topics.close()
+            await first.aclose()
+            again = Topics(context)
+            async with zcserver.serve(again.handle, port=first.port, context=context):
+                await again.topic("/t").publish(b"new")
+                message = await anext(subscription)
+                assert (message.sequence, bytes(message)) == (1, b"new")
+                assert message.missed == (Missing(2, None, Reason.RESTARTED),)
+                again.close()
+
+
+async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(make_context):
+    rounds, each = 20, 6
+    async with serving(make_context, TopicSettings(retain_bytes=64 << 20)) as served:
+        topic = served.topics.topic("/t")
+        async with Line(served, make_context) as line:
+            async with line.client.publisher("/t", on_retry=line.retries.append) as writer:
+                for number in range(1, rounds * each + 1):
+                    if number % 2:
+                        buffer = await acquired(writer)
+                        buffer.view[:] = content(number)
+                        await writer.publish(buffer)
+                    else:
+                        await writer.publish(content(number) if number % 4 else b"%d" % number)
+                    if number % each == 0:
+                        if number % 4:
+                            await until(lambda number=number: topic.next > number - 3)
+                        line.break_at_the_server()
+                await writer.flush()
+                assert writer.accepted == rounds * each
+                assert writer.reconnections >= rounds - 1
+            assert topic.next == rounds * each + 1
+            async with line.client.subscribe("/t", start="earliest") as subscription:
+                for number in range(1, rounds * each + 1):
+                    message = await anext(subscription)
+                    small = number % 4 == 0
+                    assert bytes(message) == (b"%d" % number if small else content(number))
+    stats = served.context.pool.stats()
+    assert (stats.in_flight, stats.filling) == (0, 0)
+
+
+async def acquired(writer):
+    """Acquiring fails while the connection is lost: publishing makes it anew."""
+    while True:
+        try:
+            return await writer.acquire(SIZE)
+        except zcserver.ConnectionLostError:
+            await writer.flush()
+
+
+async def test_a_publisher_known_by_name_goes_on_after_a_restart_of_its_program(make_context):
+    async with serving(make_context) as served:
+        for number in range(3):
+            async with (
+                Line(served, make_context) as line,
+                line.client.publisher("/t", name="camera") as writer,
+            ):
+                publication = await writer.publish(b"%d" % number)
+                await publication.wait()
+                assert publication.sequence == number + 1
+        assert served.topics.topic("/t").accepted == {"camera": 3}
+
+
+async def test_what_a_publisher_sends_again_is_accepted_once_and_a_hole_is_refused(make_context):
+    async with serving(make_context) as served:
+        topic = served.topics.topic("/t")
+        connection = await served.connect()
+        writer = await publisher(connection, name="p")
+        for sequence in (1, 2, 2, 1, 3):
+            await writer.send(content(sequence), sequence=sequence)
+        await writer.accepted()
+        assert (topic.next, topic.accepted) == (4, {"p": 3})
+        again = await publisher(connection, name="p")
+        assert again.sequence == 4
+        with pytest.raises(zcserver.StreamResetError) as caught:
+            await writer.stream.wait_committed(1000)
+        assert caught.value.code == SUPERSEDED
+        await again.send(content(5), sequence=5)
+        with pytest.raises(zcserver.StreamResetError, match=r"goes on with 5, but the last.*is 3"):
+            await again.accepted()
+        stats = served.context.pool.stats()
+        assert stats.filling == 0
+
+
+async def test_a_worker_that_dies_gets_again_what_it_had_not_committed(make_context):
+    async with serving(make_context) as served:
+        topic = served.topics.topic("/t")
+        for number in range(1, 41):
+            await topic.publish(b"%d" % number)
+        taken = []
+        for life in range(20):
+            async with Line(served, make_context) as line:
+                subscription = line.client.subscribe("/t", start="committed", name="worker")
+                first = await anext(subscription)
+                second = await anext(subscription)
+                assert first.sequence == (taken[-1] + 1 if taken else 1)
+                taken.append(first.sequence)
+                await first.commit()
+                if life % 2:
+                    taken.append(second.sequence)
+                    await second.commit()
+                    await subscription.aclose()
+                    position = second.sequence
+                else:
+                    position = first.sequence
+                    await until(lambda position=position: topic.positions.get("worker") == position)
+                    line.client.connection.abort()
+        assert taken == list(range(1, 31))
+        assert topic.positions == {"worker": 30}
+
+
+async def test_a_commit_is_carried_over_to_the_next_connection(make_context):
+    async with serving(make_context) as served, Line(served, make_context) as line:
+        topic = served.topics.topic("/t")
+        async with line.client.subscribe("/t", name="w") as subscription:
+            await topic.publish(b"1")
+            message = await anext(subscription)
+            line.break_at_the_server()
+            await until(lambda: line.client.connection.is_closed)
+            await message.commit()
+            await topic.publish(b"2")
+            assert (await anext(subscription)).sequence == 2
+            assert topic.positions == {"w": 1}
+
+
+async def test_tries_are_told_grow_apart_and_end(make_context, at_once):
+    retries = []
+    async with serving(make_context) as served, Line(served, make_context) as line:
+        subscription = line.client.subscribe("/t", retry_seconds=1e9, on_retry=retries.append)
+        await subscription.open()
+        for _ in range(3):
+            await served.topics.topic("/t").publish(b"x")
+        served.topics.close()
+        await served.server.aclose()
+
+        class EnoughError(Exception):
+            pass
+
+        def enough(retry):
+            retries.append(retry)
+            if retry.attempt == 12:
+                raise EnoughError
+
+        subscription._retrying._on_retry = enough
+        assert [(await anext(subscription)).sequence for _ in range(3)] == [1, 2, 3]
+        with pytest.raises(EnoughError):
+            await anext(subscription)
+        assert [retry.attempt for retry in retries] == list(range(1, 13))
+        assert all(0.05 <= retry.delay <= 10 for retry in retries)
+        assert retries[10].delay > retries[0].delay
+        assert "trying again in" in str(retries[0])
+        impatient = line.client.subscribe("/t", retry_seconds=0)
+        with pytest.raises(zcserver.ConnectionLostError):
+            await anext(impatient)
+
+
+async def test_one_off_messages_and_limits_of_the_client(make_context):
+    settings = TopicSettings(retain_bytes=1 << 20)
+    async with serving(make_context, settings) as served, Line(served, make_context) as line:
+        await line.client.publish("/t", b"one", key="k")
+        await line.client.publish("/t", content(2))
+        assert served.topics.topic("/t").next == 3
+        with pytest.raises(zcserver.MessageTooLargeError, match=r"1048577 bytes .*1048576 bytes"):
+            await line.client.publish("/t", bytes((1 << 20) + 1))
+        with pytest.raises(zcserver.MisuseError, match="key"):
+            await line.client.publish("/t", b"", key="k" * 2000)
+        messages = line.client.subscribe("/t", start=1)
+        assert [bytes(await anext(messages)) for _ in range(2)] == [b"one", content(2)]
+        await messages.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(messages)

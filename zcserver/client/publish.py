@@ -1,0 +1,233 @@
+"""Publishing: each message into the topic once and in order, across lost connections."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import anyio
+
+from zcserver.errors import MessageTooLargeError, MisuseError
+from zcserver.memory import Buffer
+from zcserver.stream import Stream
+from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_TYPE, PUBLISH, Head, Kind
+
+from .request import number
+from .retrying import INTERRUPTED, Retrying
+
+if TYPE_CHECKING:
+    from .client import Client
+
+_FEW: Final = 4096
+"""Messages that may wait to be accepted, besides their bytes."""
+
+
+class Publication:
+    """A message on its way. ``sequence``: this publisher's own number for it, from 1 on."""
+
+    __slots__ = ("_publisher", "sequence")
+
+    def __init__(self, publisher: "Publisher", sequence: int) -> None:
+        self._publisher = publisher
+        self.sequence = sequence
+
+    async def wait(self) -> None:
+        """Return when the topic has it, by however many connections that takes."""
+        publisher = self._publisher
+        await publisher.settle(lambda: publisher.accepted >= self.sequence)
+
+
+class _Outbound:
+    """A message until it is accepted. ``upto``: ZCP/1 messages sent on the stream with it; 0: it was not."""
+
+    __slots__ = ("body", "head", "nbytes", "sequence", "upto")
+
+    def __init__(self, sequence: int, head: bytes, body: Any, nbytes: int) -> None:
+        self.sequence = sequence
+        self.head = head
+        self.body = body
+        self.nbytes = nbytes
+        self.upto = 0
+
+    def let_go(self) -> None:
+        if isinstance(self.body, Buffer):
+            self.body.home()
+        self.body = None
+
+
+class Publisher:
+    """Made by :meth:`Client.publisher`; use it as ``async with``. Any number of tasks may publish.
+
+    Leaving the block waits until everything is accepted. ``accepted``: the last of its own sequence numbers
+    that the topic is known to have.
+    """
+
+    def __init__(self, client: "Client", topic: str, name: str, window: int, retrying: Retrying) -> None:
+        self.topic = topic
+        self.name = name
+        self.accepted = 0
+        self.max_message = 0
+        """The largest payload that the topic takes, in bytes, once it is known."""
+        self._client = client
+        self._window = window
+        self._retrying = retrying
+        self._sequence = 0
+        self._unaccepted: deque[_Outbound] = deque()
+        self._waiting_bytes = 0
+        self._stream: Stream | None = None
+        self._sent = 0  # ZCP/1 messages on this stream
+        self._closed = False
+        self._lock = anyio.Lock()
+
+    @property
+    def reconnections(self) -> int:
+        """How often it went on by a new connection."""
+        return self._retrying.reconnections
+
+    async def acquire(self, nbytes: int) -> Buffer:
+        """A buffer to fill and publish, which goes by reference. As :meth:`Connection.acquire`."""
+        return await self._client.connection.acquire(nbytes)
+
+    async def publish(self, data: Any, *, key: str = "", content_type: str = "") -> Publication:
+        """Send a message; waits while more than the window is not accepted yet.
+
+        ``data`` is a buffer of :meth:`acquire`, which is gone for you, or any bytes, which must not change
+        before it is accepted. Cancelled while it waits for room it has published nothing; after that the
+        message goes out with the next call. Raises MessageTooLargeError with the topic's limit,
+        StreamResetError when the server refuses, and ConnectionLostError when it stays away.
+        """
+        size = len(memoryview(data).cast("B")) if not isinstance(data, Buffer) else len(data)
+        if len(key.encode()) > MAX_KEY or len(content_type.encode()) > MAX_TYPE:
+            raise MisuseError(f"a key has at most {MAX_KEY} bytes, a content type {MAX_TYPE}")
+        await self._check_size(size)
+        await self.settle(lambda: self._has_room(size))
+        async with self._lock:
+            self._sequence += 1
+            self._unaccepted.append(self._outbound(data, size, key, content_type))
+            self._waiting_bytes += size
+            publication = Publication(self, self._sequence)
+        await self.settle(lambda: not self._unsent())
+        return publication
+
+    def _outbound(self, data: Any, size: int, key: str, content_type: str) -> _Outbound:
+        inline = size <= INLINE and not isinstance(data, Buffer)
+        kind = Kind.INLINE if inline else Kind.BODY
+        head = Head(kind, self._sequence, length=size, key=key, content_type=content_type)
+        if inline:
+            return _Outbound(self._sequence, head.encode(memoryview(data).cast("B")), None, size)
+        if isinstance(data, Buffer):
+            data.seal()  # held here, too, until it is accepted: a new connection may have to send it again
+        return _Outbound(self._sequence, head.encode(), data, size)
+
+    async def flush(self) -> None:
+        """Return when everything that was published is accepted."""
+        await self.settle(lambda: not self._unaccepted)
+
+    async def settle(self, satisfied: Callable[[], bool]) -> None:
+        """Send, wait for the topic to accept, connect again if need be, until ``satisfied``."""
+        while not self._closed:
+            stream = self._stream
+            try:
+                async with self._lock:
+                    stream = self._stream or await self._open()
+                    await self._send_all(stream)
+                    self._reap(stream)
+                    if satisfied():
+                        return
+                    upto = self._unaccepted[0].upto
+                await stream.wait_committed(upto)
+                self._reap(stream)
+            except INTERRUPTED as error:
+                async with self._lock:
+                    if self._stream is stream:
+                        self._stream = None
+                        await self._retrying.failed(error, stream)
+            if satisfied() and not self._unsent():
+                return
+        raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
+
+    async def _check_size(self, size: int) -> None:
+        if not self.max_message:
+            await self.settle(lambda: True)
+        if size > self.max_message:
+            raise MessageTooLargeError(
+                f"a message of {size} bytes is over the limit of the topic {self.topic} ({self.max_message} "
+                "bytes): send less at a time, or have the server retain more (--retain)"
+            )
+
+    def _has_room(self, size: int) -> bool:
+        waiting = self._unaccepted
+        return not waiting or (self._waiting_bytes + size <= self._window and len(waiting) < _FEW)
+
+    def _unsent(self) -> bool:
+        return self._stream is None or (bool(self._unaccepted) and not self._unaccepted[-1].upto)
+
+    async def _open(self) -> Stream:
+        stream, reply = await self._retrying.open(PUBLISH, self.topic, publisher=self.name)
+        accepted = number(reply, "accepted")
+        self.max_message = number(reply, "max_message", 1)
+        if not self._sequence:
+            self._sequence = accepted  # somebody of this name has published before
+        self.accepted = max(self.accepted, accepted)
+        while self._unaccepted and self._unaccepted[0].sequence <= accepted:
+            self._drop_first()
+        for outbound in self._unaccepted:
+            outbound.upto = 0
+        self._stream, self._sent = stream, 0
+        return stream
+
+    async def _send_all(self, stream: Stream) -> None:
+        for outbound in list(self._unaccepted):
+            if outbound.upto:
+                continue
+            try:
+                await stream.send(outbound.head)
+                await self._send_body(stream, outbound.body)
+            except anyio.get_cancelled_exc_class():
+                # Perhaps a head without its payload: the next call begins anew behind what was accepted.
+                stream.reset(reason="cancelled in the middle of a message")
+                self._stream = None
+                raise
+            self._sent += 1 if outbound.body is None else 2
+            outbound.upto = self._sent
+
+    async def _send_body(self, stream: Stream, body: Any) -> None:
+        if not isinstance(body, Buffer):
+            if body is not None:
+                await stream.send(body)
+        elif body.principal is stream.connection.principal:
+            await stream.send_shared(body)
+        else:  # it was acquired for a connection that is gone
+            await stream.send(body.data)
+
+    def _reap(self, stream: Stream) -> None:
+        if stream is not self._stream:
+            return
+        committed = stream.committed
+        while self._unaccepted and 0 < self._unaccepted[0].upto <= committed:
+            self.accepted = self._unaccepted[0].sequence
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        outbound = self._unaccepted.popleft()
+        self._waiting_bytes -= outbound.nbytes
+        outbound.let_go()
+
+    async def __aenter__(self) -> Self:
+        await self.settle(lambda: True)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self.flush()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up what is not accepted yet. Idempotent."""
+        self._closed = True
+        while self._unaccepted:
+            self._drop_first()
+        stream, self._stream = self._stream, None
+        if stream is not None and not stream.is_over:
+            stream.reset(reason="the publisher is done")

@@ -1,0 +1,113 @@
+"""A stream that is opened again when its connection is lost: how long to wait, what is worth another try."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from zcserver.connection import Connection
+from zcserver.errors import ConnectionLostError, StreamResetError, TransferError
+from zcserver.stream import Stream
+from zcserver_protocol.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from .client import Client
+
+_log = logging.getLogger("zcserver.client")
+_FIRST: Final = 0.1
+_LONGEST: Final = 10.0
+_PASSING: Final = {ErrorCode.CANCELLED, ErrorCode.LIMIT}
+
+INTERRUPTED: Final = (ConnectionLostError, StreamResetError, anyio.EndOfStream)
+"""What ends a stream early, perhaps to be opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A connection was lost or could not be made: the next try comes ``delay`` seconds from now.
+
+    ``attempt`` counts the tries since it last worked, from 1 on.
+    """
+
+    error: Exception
+    delay: float
+    attempt: int
+
+    def __str__(self) -> str:
+        reason = str(self.error) or "the server ended the stream"
+        return f"{reason}; trying again in {self.delay:.1f} s"
+
+
+OnRetry = Callable[[Retry], object]
+
+
+def log_retry(retry: Retry) -> None:
+    """Say so in the log ``zcserver.client``, as a warning."""
+    _log.warning("%s", retry)
+
+
+class Retrying:
+    """Opens streams on the client's connection, and on a new one when that is lost.
+
+    ``seconds`` is for how long in a row to try; ``on_retry`` is told of every try. Call ``failed`` with what
+    ended a stream, which waits or raises, then ``open`` again.
+    """
+
+    def __init__(self, client: "Client", seconds: float = inf, on_retry: OnRetry = log_retry) -> None:
+        self.reconnections = 0
+        self._client = client
+        self._seconds = seconds
+        self._on_retry = on_retry
+        self._lost: Connection | None = None
+        self._attempt = 0
+        self._deadline = inf
+
+    async def open(self, method: str, path: str, **args: Any) -> tuple[Stream, dict[str, Any]]:
+        """A stream and the server's reply. Raises one of INTERRUPTED: go on with ``failed``."""
+        if self._lost is not None:
+            await self._client.reconnect(self._lost)
+            self._lost = None
+        connection = self._client.connection
+        try:
+            connection.engine.check_alive()
+            if connection.engine.codec.goaway_received:
+                raise ConnectionLostError(f"{connection.name} is closing the connection")
+            given = {name: value for name, value in args.items() if value not in (None, "")}
+            stream = await connection.open(method, path, **given)
+            reply = await stream.response()
+        except INTERRUPTED:
+            self._lost = connection
+            raise
+        if self._attempt:
+            self.reconnections += 1
+        self._attempt = 0
+        return stream, reply
+
+    async def failed(self, error: Exception, stream: Stream | None = None) -> None:
+        """Wait before the next try; raise ``error`` if another one is of no use, or time is up."""
+        if stream is not None:
+            self._lost = stream.connection
+        if isinstance(error, StreamResetError) and error.code not in _PASSING:
+            raise error
+        if not self._client.can_reconnect:
+            raise error if isinstance(error, TransferError) else _ended(stream)
+        now = time.monotonic()
+        if not self._attempt:
+            self._deadline = now + self._seconds
+        if now >= self._deadline:
+            raise error if isinstance(error, TransferError) else _ended(stream)
+        # Spread, so that all clients of a server that was restarted do not come at once.
+        delay = min(_FIRST * 2**self._attempt, _LONGEST) * random.uniform(0.5, 1.0)
+        delay = min(delay, self._deadline - now)
+        self._attempt += 1
+        self._on_retry(Retry(error, delay, self._attempt))
+        await anyio.sleep(delay)
+
+
+def _ended(stream: Stream | None) -> ConnectionLostError:
+    return ConnectionLostError(f"the server ended {stream!r}" if stream else "the server ended the stream")
