@@ -3,6 +3,7 @@
 import pytest
 
 from zcserver.cli.exits import CommandError, ExitCode
+from zcserver.cli.pieces import LINES
 from zcserver.cli.settings import SETTINGS, serve_settings
 
 MIB = 1 << 20
@@ -68,6 +69,13 @@ VALUES = {
     "access_log": ("/var/log/zc", '"/var/log/zc"', ("access_log", "/var/log/zc")),
     "log_format": ("json", '"json"', ("log_format", "json")),
     "summary": ("on", "true", ("summary", True)),
+    "topics": ("yes", "true", ("topics", True)),
+    "stdin": ("log", '"log"', ("stdin", "/log")),
+    "stdin_as": ("64K", '"64K"', ("stdin_as", 65536)),
+    "retain": ("8M", '"8M"', ("retain", 8 * MIB)),
+    "retain_count": ("10", "10", ("retain_count", 10)),
+    "retain_seconds": ("2.5", "2.5", ("retain_seconds", 2.5)),
+    "allow_block": ("on", "true", ("allow_block", True)),
 }
 
 
@@ -165,3 +173,14 @@ def test_a_file_that_cannot_be_used_is_told(toml, tmp_path):
     assert "is no TOML" in wrong(config=toml("port = "))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert "is no TOML" in wrong(config=str(tmp_path / "binary"))
+
+
+def test_topics_need_no_directory_and_a_pool_that_holds_what_they_retain():
+    found = serve_settings({"topics": True, "retain": "64M"}, None, {})
+    assert (found.roots, found.topics) == ((), True)
+    assert 2 * found.retain <= found.pool_size
+    found = serve_settings({"stdin": "tv", "stdin_as": "lines"}, None, {})
+    assert (found.stdin, found.stdin_as) == ("/tv", LINES)
+    assert "--pool-size to 33554432" in wrong({"topics": True, "retain": "16M", "pool_size": "16M"})
+    for given in ({"retain_count": "0"}, {"stdin_as": "words"}, {"topics": True, "retain": "0"}):
+        assert wrong(given)

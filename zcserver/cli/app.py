@@ -9,7 +9,7 @@ import typer
 
 from zcserver.errors import MisuseError, TransferError
 
-from . import exits, file_commands, machine_commands, transfer_commands
+from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
 
 # click's UsageError, which typer depends on or carries with it, by version, and does not export.
@@ -67,6 +67,7 @@ def _common(
 machine_commands.add_serve(app)
 transfer_commands.add_to(app)
 file_commands.add_to(app)
+topic_commands.add_to(app)
 machine_commands.add_others(app)
 
 

@@ -10,6 +10,7 @@ from .loop import run
 from .options import LanesOption, parse_size
 from .serve_options import (
     AccessLogOption,
+    AllowBlockOption,
     BindOption,
     ConfigOption,
     GraceOption,
@@ -19,9 +20,15 @@ from .serve_options import (
     LogFormatOption,
     PoolSizeOption,
     PortOption,
+    RetainCountOption,
+    RetainOption,
+    RetainSecondsOption,
     RootsArgument,
     ServeLanesOption,
+    StdinAsOption,
+    StdinOption,
     SummaryOption,
+    TopicsOption,
     VerboseOption,
     WritableOption,
 )
@@ -29,7 +36,7 @@ from .serve_options import (
 
 def add_serve(app: typer.Typer) -> None:
     """Register ``serve``, which comes first."""
-    app.command("serve", short_help="Offer a directory.")(_serve)
+    app.command("serve", short_help="Offer a directory, or topics.")(_serve)
 
 
 def add_others(app: typer.Typer) -> None:
@@ -45,6 +52,13 @@ def _serve(
     writable: WritableOption = None,
     hidden: HiddenOption = None,
     links: LinksOption = None,
+    topics: TopicsOption = None,
+    stdin: StdinOption = None,
+    stdin_as: StdinAsOption = None,
+    retain: RetainOption = None,
+    retain_count: RetainCountOption = None,
+    retain_seconds: RetainSecondsOption = None,
+    allow_block: AllowBlockOption = None,
     pool_size: PoolSizeOption = None,
     limit_rate: LimitRateOption = None,
     lanes: ServeLanesOption = None,
@@ -55,12 +69,15 @@ def _serve(
     summary: SummaryOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Offer a directory; read-only unless --writable.
+    """Offer a directory, read-only unless --writable, or topics.
 
     Several directories are offered by name, each as NAME=DIR. Prints a line with the URL, then runs until
     Ctrl-C (exit code 130) or SIGTERM (0), which let running transfers finish. Nothing outside DIR can be
     reached. It listens on 127.0.0.1:7420 by default. There is no authentication yet: beyond loopback, anyone
     who reaches the port can read DIR, and change it with --writable.
+
+    With --topics, clients publish and subscribe (pub, sub) beside that, or without any DIR. A topic is made
+    when it is first used, and kept in memory only.
 
     Each option is also an environment variable (ZCSERVER_PORT) and a key of the TOML file (port); the
     command line goes before the environment, that before the file.
@@ -71,6 +88,8 @@ def _serve(
       zcserver serve . --bind '*' --port 7000 -v
       zcserver serve photos=/srv/photos runs=/mnt/runs --writable
       zcserver serve /data --bind unix:/run/zc.sock --bind '[::1]'
+      zcserver serve --topics --retain 256M --pool-size 1G
+      tail -f app.log | zcserver serve --stdin log --stdin-as lines
     """
     from .serve import serve_directory
     from .settings import serve_settings
@@ -82,6 +101,13 @@ def _serve(
         "writable": writable,
         "hidden": hidden,
         "links": links,
+        "topics": topics,
+        "stdin": stdin,
+        "stdin_as": stdin_as,
+        "retain": retain,
+        "retain_count": retain_count,
+        "retain_seconds": retain_seconds,
+        "allow_block": allow_block,
         "pool_size": pool_size,
         "limit_rate": limit_rate,
         "lanes": lanes,

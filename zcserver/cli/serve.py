@@ -1,4 +1,4 @@
-"""``zcserver serve``: directories, until a signal ends it."""
+"""``zcserver serve``: directories and topics, until a signal ends it."""
 
 import contextlib
 import errno
@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,13 +18,15 @@ import anyio
 import zcserver
 from zcserver.context import MIB
 from zcserver.errors import ConnectionLostError, MisuseError
-from zcserver.server import AccessLog, FileServer, Root
+from zcserver.server import AccessLog, FileServer, Request, Root
 from zcserver.server.cgroup import affordable
 
 from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
+from .serving_topics import Offer
 from .settings import ServeSettings, url_host
 
+OnRequest = Callable[[Request], object]
 _RECEIVE_MEMORY: Final = 256 * MIB
 
 
@@ -31,7 +34,8 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
     """Serve until SIGINT or SIGTERM, then finish what runs. A second signal ends it at once."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     async with contextlib.AsyncExitStack() as stack:
-        files = _open(settings, stack)
+        on_request = _access_log(settings, stack)
+        files = _open(settings, stack, on_request) if settings.roots else None
         context = stack.enter_context(
             zcserver.Context(
                 pool_size=settings.pool_size,
@@ -40,38 +44,45 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
             )
         )
         interruption = stack.enter_context(Interruption())
+        offer = Offer(settings, files, context, on_request)
         try:
             server = await stack.enter_async_context(
-                zcserver.serve(files.handle, binds=settings.binds, paths=settings.unix, context=context)
+                zcserver.serve(offer.handle, binds=settings.binds, paths=settings.unix, context=context)
             )
         except ConnectionLostError as error:
             raise cannot_listen(error) from error
         _announce(settings, server.ports, context)
         begun = _cpu_seconds()
         with interruption.cancels():
+            if settings.stdin:
+                await offer.publish_standard_input()
             await anyio.sleep_forever()
-        await _finish(files, server, interruption, settings.grace)
+        await _finish(offer, server, interruption, settings.grace)
         if settings.summary:
-            print(json.dumps(_summary(files, context, _cpu_seconds() - begun)), flush=True)
+            print(json.dumps(_summary(offer, context, _cpu_seconds() - begun)), flush=True)
     return ExitCode.INTERRUPTED if interruption.signal is signal.SIGINT else ExitCode.OK
 
 
-def _open(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> FileServer:
-    """The directories, the access log and what serves them; ``stack`` closes them."""
+def _access_log(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> OnRequest:
+    if not settings.access_log:
+        return lambda request: None
+    log = AccessLog(settings.access_log, settings.log_format)
+    stack.callback(log.close)
+    return log.add
+
+
+def _open(settings: ServeSettings, stack: contextlib.AsyncExitStack, on_request: OnRequest) -> FileServer:
+    """The directories and what serves them; ``stack`` closes them."""
     roots = [
         stack.enter_context(Root(directory, name=name, hidden=settings.hidden, links=settings.links))
         for name, directory in settings.roots
     ]
-    log = None
-    if settings.access_log:
-        log = AccessLog(settings.access_log, settings.log_format)
-        stack.callback(log.close)
     try:
         files = FileServer(
             *roots,
             writable=settings.writable,
             rate=settings.limit_rate,
-            on_request=log.add if log is not None else lambda request: None,
+            on_request=on_request,
         )
     except BlockingIOError as error:
         line = f"another server writes to {printable(str(error.filename))}: stop it, or leave out --writable"
@@ -85,23 +96,27 @@ def _open(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> FileServ
     return files
 
 
-async def _finish(
-    files: FileServer, server: zcserver.serve, interruption: Interruption, grace: float
-) -> None:
+async def _finish(offer: Offer, server: zcserver.serve, interruption: Interruption, grace: float) -> None:
     """Let running requests end; whoever is still at it after ``grace`` seconds loses the connection."""
-    if files.active:
-        print(f"finishing {files.active} running requests (Ctrl-C ends them)", file=sys.stderr, flush=True)
+    offer.close()
+    if offer.active:
+        print(f"finishing {offer.active} running requests (Ctrl-C ends them)", file=sys.stderr, flush=True)
     with interruption.cancels():
         await server.aclose(grace)
 
 
 def _announce(settings: ServeSettings, ports: list[int], context: zcserver.Context) -> None:
-    what = printable(", ".join(f"{name}={path}" if name else path for name, path in settings.roots))
+    offered = [f"{name}={path}" if name else path for name, path in settings.roots]
+    if settings.topics:
+        offered.append("topics")
+    if settings.stdin:
+        offered.append(f"topic {settings.stdin}")
+    what = printable(", ".join(offered))
     places = []
     for (host, _), port in zip(settings.binds, ports, strict=True):
         places.append(f"zc://{url_host(host, socket.gethostname())}:{port}/")
         if not _is_loopback(host):
-            may = "read and change" if settings.writable else "read"
+            may = "read and change" if settings.writable or settings.topics else "read"
             print(
                 f"anyone who reaches port {port} of this machine can {may} {what}: "
                 "there is no authentication yet",
@@ -140,10 +155,10 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _summary(files: FileServer, context: zcserver.Context, cpu_seconds: float) -> dict[str, Any]:
+def _summary(offer: Offer, context: zcserver.Context, cpu_seconds: float) -> dict[str, Any]:
     pool = context.pool.stats()
     return {
-        **files.totals.as_dict(),
+        **offer.totals.as_dict(),
         "cpu_seconds": round(cpu_seconds, 3),
         "pool_size": pool.size,
         "pool_peak": pool.peak,

@@ -52,3 +52,24 @@ SummaryOption = Annotated[
     bool | None, typer.Option("--summary/--no-summary", help="At the end, the totals as JSON.")
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="The same as --access-log -.")]
+TopicsOption = Annotated[
+    bool | None, typer.Option("--topics/--no-topics", help="Let clients publish to topics, and subscribe.")
+]
+StdinOption = Annotated[
+    str | None, typer.Option("--stdin", metavar="TOPIC", help="Publish standard input to this topic.")
+]
+StdinAsOption = Annotated[
+    str | None, typer.Option("--stdin-as", metavar="FORM", help="Cut into 'lines', one 'frame', or SIZE.")
+]
+RetainOption = Annotated[
+    str | None, typer.Option("--retain", metavar="SIZE", help="Kept of each topic. Default: 16M.")
+]
+RetainCountOption = Annotated[
+    str | None, typer.Option("--retain-count", metavar="N", help="Messages of it at most. Default: 1024.")
+]
+RetainSecondsOption = Annotated[
+    str | None, typer.Option("--retain-seconds", metavar="SECONDS", help="For so long at most.")
+]
+AllowBlockOption = Annotated[
+    bool | None, typer.Option("--allow-block/--no-block", help="Subscribers may have publishers wait.")
+]

@@ -23,6 +23,7 @@ from zcserver.server.paths import LinkPolicy
 
 from .exits import CommandError, ExitCode, printable
 from .options import lanes_of, parse_lanes, parse_size
+from .pieces import AS_IT_COMES, parse_form
 
 CONFIG: Final = "ZCSERVER_CONFIG"
 _PREFIX: Final = "ZCSERVER_"
@@ -37,10 +38,18 @@ class ServeSettings:
     """What ``serve_directory`` does. Sizes are bytes, ``limit_rate`` bytes per second, ``grace`` seconds.
 
     ``roots``: (name, directory) pairs; the only one may have no name. ``unix``: paths of sockets.
-    ``access_log``: a path, ``-`` for stderr, or empty for none.
+    ``access_log``: a path, ``-`` for stderr, or empty for none. ``stdin``: the topic that standard input is
+    published to, or empty; ``stdin_as``: see :mod:`.pieces`. ``retain_seconds``: 0 for no limit.
     """
 
     roots: tuple[tuple[str, str], ...]
+    topics: bool
+    stdin: str
+    stdin_as: int
+    retain: int
+    retain_count: int
+    retain_seconds: float
+    allow_block: bool
     binds: tuple[tuple[str, int], ...]
     unix: tuple[str, ...]
     writable: bool
@@ -105,6 +114,23 @@ def _texts(value: Any) -> list[str]:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) and one for one in value):
         raise ValueError(f"{value!r} is no list of texts")
     return list(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is no number of messages")
+    return value
+
+
+def _topic(value: Any) -> str:
+    name = _text(value)
+    return name if name.startswith("/") or not name else f"/{name}"
+
+
+def _form(value: Any) -> int:
+    return parse_form(str(value))
 
 
 def _lanes(value: Any) -> str:
@@ -180,10 +206,22 @@ SETTINGS: Final = (
     Setting("roots", _roots, "", "the directories to offer: DIR, or several as NAME=DIR"),
     Setting("bind", _binds, "127.0.0.1", "where to listen: HOST, HOST:PORT, *, unix:/path; several allowed"),
     Setting("port", _port, str(DEFAULT_PORT), "for addresses that name none; 0: any free one"),
+    Setting("topics", _flag, "false", "let clients publish to topics, and subscribe"),
+    Setting("stdin", _topic, "", "the topic that standard input is published to"),
+    Setting("stdin_as", _form, "", "how it is cut: 'lines', 'frame', a size; default: as it comes"),
+    Setting("retain", _size, "16M", "how much of each topic is kept for those who come later"),
+    Setting("retain_count", _count, "1024", "how many messages of each topic are kept at most"),
+    Setting("retain_seconds", _seconds, "0", "for how long they are kept at most; 0: no limit"),
+    Setting("allow_block", _flag, "false", "let subscribers have publishers wait for them"),
     Setting("writable", _flag, "false", "let clients put, make, rename and remove files"),
     Setting("hidden", _flag, "true", "serve names that begin with a dot"),
     Setting("links", _one_of("follow", "refuse"), "follow", "symbolic links that stay below DIR"),
-    Setting("pool_size", _size, "", "memory for sending; default 64M, or a quarter of the cgroup's limit"),
+    Setting(
+        "pool_size",
+        _size,
+        "",
+        "memory for sending; default 64M (2 x retain), or a quarter of the cgroup's limit",
+    ),
     Setting("limit_rate", _size, "0", "bytes per second for each connection; 0: no limit"),
     Setting("lanes", _lanes, "", "use only these ways to send; default: all that work here"),
     Setting("grace", _seconds, "30", "seconds for running transfers after Ctrl-C or SIGTERM"),
@@ -255,14 +293,25 @@ def _suggestion(word: str, known: Mapping[str, Any]) -> str:
 
 def _settings(merged: dict[str, Any]) -> ServeSettings:
     binds = [(host, merged["port"] if port is None else port) for host, port in merged["bind"]]
+    with_topics = bool(merged["topics"] or merged.get("stdin"))
+    pool_size, retain = merged.get("pool_size", 0), merged["retain"]
+    if with_topics:
+        pool_size, retain = _memory(pool_size, retain)
     return ServeSettings(
-        roots=_named(merged.get("roots", [])),
+        roots=_named(merged.get("roots", []), optional=with_topics),
+        topics=merged["topics"],
+        stdin=merged.get("stdin", ""),
+        stdin_as=merged.get("stdin_as", AS_IT_COMES),
+        retain=retain,
+        retain_count=merged["retain_count"],
+        retain_seconds=merged["retain_seconds"],
+        allow_block=merged["allow_block"],
         binds=tuple((host, port) for host, port in binds if not host.startswith("unix:")),
         unix=tuple(host.removeprefix("unix:") for host, _ in binds if host.startswith("unix:")),
         writable=merged["writable"],
         hidden=merged["hidden"],
         links=cast("LinkPolicy", merged["links"]),
-        pool_size=merged.get("pool_size") or affordable(_POOL),
+        pool_size=pool_size or affordable(_POOL),
         limit_rate=merged["limit_rate"],
         lanes=lanes_of(merged.get("lanes", "")),
         grace=merged["grace"],
@@ -272,8 +321,25 @@ def _settings(merged: dict[str, Any]) -> ServeSettings:
     )
 
 
-def _named(roots: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _memory(pool_size: int, retain: int) -> tuple[int, int]:
+    """The pool's size, and what each topic retains of it: half of it at most, the rest is under way."""
+    if not retain:
+        raise _wrong("--retain: a topic has to retain at least one byte")
+    if not pool_size:
+        pool_size = affordable(max(_POOL, 2 * retain))
+        retain = min(retain, pool_size // 2)
+    if pool_size < 2 * retain:
+        raise _wrong(
+            f"a pool of {pool_size} bytes is too small for topics that retain {retain}: "
+            f"set --pool-size to {2 * retain} at least, or --retain lower"
+        )
+    return pool_size, retain
+
+
+def _named(roots: list[tuple[str, str]], optional: bool) -> tuple[tuple[str, str], ...]:
     """Several directories without names are called by their last part."""
+    if not roots and optional:
+        return ()
     if not roots:
         raise _wrong("say which directory to serve: zcserver serve DIR")
     if len(roots) == 1:

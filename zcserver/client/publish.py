@@ -1,5 +1,6 @@
 """Publishing: each message into the topic once and in order, across lost connections."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -220,6 +221,10 @@ class Publisher:
         try:
             if kind is None:
                 await self.flush()
+                if self._stream is not None:
+                    with contextlib.suppress(*INTERRUPTED):  # the topic has everything already
+                        await self._stream.end()
+                    self._stream = None
         finally:
             self.close()
 

@@ -1,0 +1,192 @@
+"""``pub``, ``sub`` and ``serve --topics``, as in a shell: pipes, files, lost servers, closed pipes."""
+
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.commands import PATIENCE, failing, running, serving, zcserver
+from zcserver.cli.exits import ExitCode
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serving("--topics", "--retain", "32M") as server:
+        yield server
+
+
+@pytest.fixture
+def topic(hub, request):
+    return f"{hub.url}/{request.node.name}"
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [(["--chunk", "1M"], 8), (["--chunk", "100K"], 82), (["--chunk", "8M"], 2), (["--frame"], 1), ([], 8)],
+)
+def test_what_is_published_from_a_file_comes_out_as_it_went_in(topic, tmp_path, random_bytes, options, count):
+    content = random_bytes[: 8 * MIB + 5] if count != 8 else random_bytes[: 8 * MIB]
+    (tmp_path / "in").write_bytes(content)
+    done = zcserver("pub", topic, tmp_path / "in", *options)
+    assert done.stderr.startswith(f"{count} message{'s' * (count > 1)} published, 8.0 MiB, ")
+    done = zcserver("sub", topic, "--from", "earliest", "--count", str(count), text=False)
+    assert done.stdout == content
+    assert done.stderr.startswith(b"%d message" % count)
+
+
+def test_lines_are_messages_and_come_out_as_lines(topic, tmp_path):
+    lines = [b"one\n", b"\n", b"two\r\n", b"\x00\xff\n", b"x" * 20_000 + b"\n", b"no newline"]
+    (tmp_path / "log").write_bytes(b"".join(lines))
+    zcserver("pub", topic, tmp_path / "log", "--lines", "-q")
+    zcserver("sub", topic, "--from", "1", "--count", "6", "-o", tmp_path / "out", "-q")
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").iterdir())] == lines
+    assert zcserver("sub", topic, "--from", "2", "--count", "5", text=False).stdout == b"".join(lines[1:])
+
+
+def test_messages_become_files_that_their_numbers_and_types_name(topic, tmp_path):
+    (tmp_path / "still").write_bytes(b"\xff\xd8")
+    zcserver("pub", topic, tmp_path / "still", "--frame", "--type", "image/png")
+    zcserver("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        "000000000001.png": b"\xff\xd8"
+    }
+
+
+def test_live_from_a_pipe_to_a_pipe(topic):
+    with (
+        running("sub", topic, "--from", "earliest", text=False, bufsize=0) as reader,
+        running("pub", topic, "--lines", stdin=subprocess.PIPE, text=False, bufsize=0) as writer,
+    ):
+        for number in range(5):
+            writer.stdin.write(b"line %d\n" % number)
+            assert reader.stdout.readline() == b"line %d\n" % number  # before the next one is written
+        writer.stdin.close()
+        assert writer.wait(PATIENCE) == 0
+        assert writer.stderr.read().startswith(b"5 messages published, 35 bytes")
+        reader.send_signal(signal.SIGINT)
+        assert reader.wait(PATIENCE) == ExitCode.INTERRUPTED
+        assert reader.stderr.read().splitlines()[-1] == b"zcserver: interrupted"
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(topic, tmp_path, random_bytes):
+    (tmp_path / "in").write_bytes(random_bytes[: 4 * MIB])
+    zcserver("pub", topic, tmp_path / "in")
+    with running("sub", topic, "--from", "earliest", text=False) as reader:
+        assert reader.stdout.read(1000) == random_bytes[:1000]
+        reader.stdout.close()
+        assert reader.wait(PATIENCE) == ExitCode.FAILED
+        assert reader.stderr.read() == b""
+
+
+def test_a_server_that_comes_back_is_found_again_by_both(tmp_path):
+    with serving("--topics") as server:
+        url = f"{server.url}/log"
+        with (
+            running("sub", url, text=False, bufsize=0) as reader,
+            running("pub", url, "--lines", stdin=subprocess.PIPE, text=False, bufsize=0) as writer,
+        ):
+            # Until the subscription is there, its "latest" may be behind what is published.
+            while not _comes(writer, reader, b"are you there?\n"):
+                pass
+            server.stop(signal.SIGKILL)
+            assert b"trying again in" in reader.stderr.readline()
+            with serving("--topics", port=server.port):
+                writer.stdin.write(b"still here\n")
+                while (line := reader.stdout.readline()) != b"still here\n":
+                    assert line == b"are you there?\n"
+                assert b"missing " in _line_with(reader.stderr, b"missing ")
+                writer.stdin.close()
+                assert writer.wait(PATIENCE) == 0
+
+
+def _comes(writer, reader, line):
+    writer.stdin.write(line)
+    ready, _, _ = select.select([reader.stdout], [], [], 0.2)
+    return bool(ready) and reader.stdout.readline() == line
+
+
+def _line_with(stream, words):
+    while words not in (line := stream.readline()):
+        assert line
+    return line
+
+
+def test_standard_input_of_the_server_is_a_topic(tmp_path):
+    code = "import sys, time\nfor n in range(3): print('line', n, flush=True)\nsys.stdin.read()"
+    feeder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with feeder, serving("--stdin", "log", "--stdin-as", "lines", stdin=feeder.stdout) as server:
+        done = zcserver("sub", f"{server.url}/log", "--from", "1", "--count", "3")
+        assert done.stdout == "line 0\nline 1\nline 2\n"
+        (tmp_path / "x").touch()
+        line = failing(ExitCode.FORBIDDEN, "pub", f"{server.url}/log", tmp_path / "x")
+        assert "lets nobody publish" in line
+        feeder.stdin.close()
+        assert "3 messages were published to /log" in server.process.stderr.readline()
+        assert server.stop() == 0
+
+
+def test_one_server_has_files_and_topics(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    with serving(tmp_path, "--topics", "-v", "--summary") as server:
+        assert zcserver("get", f"{server.url}/file", "-o", "-").stdout == "content"
+        zcserver("pub", f"{server.url}/file", tmp_path / "file")
+        assert zcserver("sub", f"{server.url}/file", "--from", "1", "--count", "1").stdout == "content"
+        assert server.stop() == 0
+        logged = [line.split()[2:6] for line in server.stderr.splitlines()]
+        assert ["GET", "/file", "OK", "7"] in logged
+        assert ["PUBLISH", "/file", "OK", "7"] in logged
+        assert any(line[:3] == ["SUBSCRIBE", "/file", "OK"] for line in logged)
+        assert '"connections": 3' in server.stdout
+
+
+def test_a_running_subscription_does_not_keep_the_server_from_ending():
+    with serving("--topics", "--grace", "60") as server, running("sub", f"{server.url}/t") as reader:
+        while not (reader.poll() or _subscribed(server)):
+            pass
+        assert server.stop() == 0
+        assert "trying again" in reader.stderr.readline()
+
+
+def _subscribed(server):
+    """Whether the server has a connection besides its listener."""
+    with open("/proc/net/tcp") as table:
+        return f":{server.port:04X} " in "".join(line for line in table if line.split()[3] == "01")
+
+
+def test_a_subscriber_killed_twenty_times_has_every_message_at_the_end(topic, tmp_path):
+    """It commits behind each file that it has written: what is written twice is the same file."""
+    count = 60
+    (tmp_path / "log").write_bytes(b"".join(b"%d\n" % number for number in range(count)))
+    zcserver("pub", topic, tmp_path / "log", "--lines")
+    out = tmp_path / "out"
+    command = ["sub", topic, "-o", out, "--name", "writer", "--from", "committed", "-q"]
+    for kill in range(1, 21):
+        with running(*command) as reader:
+            while reader.poll() is None and not (out / f"{2 * kill:012}").exists():
+                pass
+            reader.kill()
+    written = len(list(out.glob("0*")))
+    assert written >= 40
+    with running(*command) as reader:
+        while reader.poll() is None and not (out / f"{count:012}").exists():
+            pass
+    assert [path.read_bytes() for path in sorted(out.glob("0*"))] == [b"%d\n" % n for n in range(count)]
+
+
+def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
+    (tmp_path / "big").write_bytes(bytes(33 * MIB))
+    assert "over the topic's limit" in failing(ExitCode.FAILED, "pub", topic, tmp_path / "big", "--frame")
+    assert "give one" in failing(ExitCode.USAGE, "pub", topic, tmp_path / "big", "--frame", "--lines")
+    assert "none of latest" in failing(ExitCode.USAGE, "sub", topic, "--from", "0")
+    assert "--allow-block" in failing(ExitCode.FORBIDDEN, "sub", topic, "--policy", "block")[:200]
+    assert "is no topic" in failing(ExitCode.NOT_FOUND, "sub", f"{hub.url}/{'x' * 300}")
+    line = failing(ExitCode.USAGE, "serve", "--topics", "--retain", "64M", "--pool-size", "64M")
+    assert "set --pool-size to 134217728" in line
+
+
+def test_nobody_is_named_who_does_not_serve_topics(read_only_server):
+    assert "not SUBSCRIBE" in failing(ExitCode.FAILED, "sub", f"{read_only_server.url}/t")

@@ -1,0 +1,90 @@
+"""``zcserver sub``: the messages of a topic to standard output, or each to a file of its own."""
+
+import mimetypes
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from zcserver.client import Client, TopicMessage, client_context, parse_url
+from zcserver.client.download import write_all
+
+from .exits import ExitCode, printable
+from .loop import Interruption
+from .ticker import Ticker
+
+Write = Callable[[TopicMessage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SubSettings:
+    """``count``: end after so many messages (0: never). ``name``: commit what is written under this name."""
+
+    output: str
+    start: str | int
+    policy: str
+    name: str
+    count: int
+    quiet: bool
+
+
+async def subscribe(url: str, settings: SubSettings) -> ExitCode:
+    """Write what comes until ``count`` or a signal. Raises the client's errors, and OSError."""
+    address = parse_url(url)
+    ticker = Ticker("received", settings.quiet)
+    write = _to_stdout() if settings.output == "-" else _to_directory(Path(settings.output))
+    with Interruption() as interruption, client_context() as context:
+        with interruption.cancels():
+            async with (
+                Client(address, context=context) as client,
+                client.subscribe(
+                    address.path,
+                    start=settings.start,
+                    policy=settings.policy,
+                    name=settings.name,
+                    on_retry=ticker.retrying,
+                ) as messages,
+            ):
+                async for message in messages:
+                    for missing in message.missed:
+                        ticker.say(str(missing))
+                    ticker.missed = messages.missed
+                    await anyio.to_thread.run_sync(write, message)
+                    ticker.add(len(message))
+                    if settings.name:
+                        await message.commit()
+                    if ticker.messages == settings.count:
+                        break
+        ticker.finish()
+        interruption.raise_if_caught()
+    return ExitCode.OK
+
+
+def _to_stdout() -> Write:
+    """The payloads, one after the other. A terminal gets no control characters."""
+    if sys.stdout.isatty():
+
+        def show(message: TopicMessage) -> None:
+            text = str(message.data, "utf-8", "replace")
+            print("\n".join(printable(line) for line in text.removesuffix("\n").split("\n")), flush=True)
+
+        return show
+    all_of_it = write_all(sys.stdout.fileno())
+    return lambda message: all_of_it([message.data])
+
+
+def _to_directory(directory: Path) -> Write:
+    """Files named by their sequence numbers, so that their order is that of the messages; whole or none."""
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def save(message: TopicMessage) -> None:
+        suffix = mimetypes.guess_extension(message.content_type) or ""
+        path = directory / f"{message.sequence:012}{suffix}"
+        part = directory / f".{path.name}.zcpart"
+        part.write_bytes(message.data)
+        os.replace(part, path)
+
+    return save
