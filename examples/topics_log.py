@@ -70,9 +70,7 @@ async def main() -> None:
             topics.close()
     assert tails == [[f"request {number}" for number in range(1, 41)]] * 5
     assert late == ["(missing 41 to 50 (not retained))", *(f"request {number}" for number in range(51, 101))]
-    print(
-        f"5 tails saw {len(tails[0])} lines each; the one that was away: {late[0]}, then {len(late) - 1} lines"
-    )
+    print(f"5 tails saw {len(tails[0])} lines each; one came back later: {late[0]}, then the rest")
 
 
 if __name__ == "__main__":
