@@ -117,3 +117,23 @@ def test_latency_beside_a_disk_is_asked_for_and_told(tmp_path: Path, monkeypatch
         assert set(answers) == {"PING", "GET 4 KiB", "GET 1 MiB"}
         assert all(seconds > 0 for kind in answers.values() for seconds in kind)
     assert slow_disk.table(found, markdown=True).count("| PING |") == 3
+
+
+def test_fan_out_reaches_every_subscriber_and_is_measured(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    options = ["--subscribers", "1", "3", "--gib", "0.03125", "--rounds", "1", "--size", "64KiB"]
+    contenders = ["--only", "zcserver", "zcserver-copy", "asyncio"]
+    command = [sys.executable, "-m", "benchmarks.fanout", *options, *contenders, "--json", str(results)]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+
+    assert done.returncode == 0, done.stderr
+    assert "| 3 | zcserver-copy |" in done.stdout
+    document = json.loads(results.read_text())
+    assert document["failures"] == []
+    assert {(row["subscribers"], row["kind"]) for row in document["summary"]} == {
+        (count, kind) for count in (1, 3) for kind in ("zcserver", "zcserver-copy", "asyncio")
+    }
+    for run in document["runs"]:
+        assert run["delivered"] == run["subscribers"] * run["frames"] * 65536
+        assert min(run["seconds"], run["cpu"], run["flow_rss"]) > 0
