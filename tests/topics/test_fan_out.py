@@ -165,3 +165,26 @@ async def test_the_server_publishes_too_and_its_end_reaches_everybody(make_conte
         served.topics.close()
         with pytest.raises(anyio.EndOfStream):
             await reader.next()
+
+
+@pytest.mark.parametrize("pool", [2, 4])
+async def test_a_small_pool_has_a_small_window_and_still_delivers(make_context, pool):
+    """Sending may have to wait between a head and its payload, and the window lets go of it meanwhile."""
+    settings = TopicSettings(retain_bytes=MIB // 2, block=True)
+    content = frame(5, 60_000)
+    count = 200
+    async with serving(make_context, settings, pool_size=pool * MIB) as served:
+        topic = served.topics.topic("/t")
+        readers = [await subscriber(await served.connect(), policy="block") for _ in range(3)]
+
+        async def publish():
+            for _ in range(count):
+                await topic.publish(content)
+
+        async def read(reader):
+            assert await reader.take(count) == [(number, content) for number in range(1, count + 1)]
+
+        async with anyio.create_task_group() as tasks:
+            for reader in readers:
+                tasks.start_soon(read, reader)
+            tasks.start_soon(publish)

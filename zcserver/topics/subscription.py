@@ -40,6 +40,8 @@ class Subscription:
         self._under_way_bytes = 0
         self._uncommitted: deque[tuple[int, int]] = deque()  # (messages sent by then, sequence number)
         self._sent = 0  # ZCP/1 messages on the stream
+        # Well below where `send` would wait: what is next is decided when it can go, not before.
+        self._most = min(topic.settings.in_flight, stream.connection.context.limits.window // 2)
         self._began = False
         self._news: anyio.Event | None = None
         stream.on_change = self._changed
@@ -99,7 +101,7 @@ class Subscription:
             return False
         if self.policy is Policy.LATEST and len(self._under_way) >= _LATEST_UNDER_WAY:
             return True
-        return self._under_way_bytes >= self.topic.settings.in_flight
+        return self._under_way_bytes >= self._most
 
     async def _miss(self, upto: int, reason: Reason) -> None:
         """Announce that the numbers from the cursor on do not come, and go on with ``upto``."""
@@ -119,13 +121,8 @@ class Subscription:
         self._under_way.append(record)
         self._under_way_bytes += record.nbytes
         self.topic.holders.add(self)
-        # What is under way is bounded well below where `send` would wait, so head and body stay together.
         try:
-            completion: Completion = await self.stream.send(record.head)
-            if isinstance(body, Buffer):
-                completion = await self.stream.send_shared(body)
-            elif body is not None:
-                completion = await self.stream.send(body)
+            completion = await self._send_both(record.head, body)
         except BaseException:
             self._arrived(record)
             raise
@@ -133,6 +130,17 @@ class Subscription:
         self.delivered_bytes += record.nbytes
         completion.add_done_callback(partial(self._acknowledged, record))
         self.topic.moved()
+
+    async def _send_both(self, head: bytes, body: Buffer | memoryview | None) -> Completion:
+        if not isinstance(body, Buffer):
+            completion = await self.stream.send(head)
+            return completion if body is None else await self.stream.send(body)
+        body.hold()  # the window may let go of it while other streams of the connection make `send` wait
+        try:
+            await self.stream.send(head)
+            return await self.stream.send_shared(body)
+        finally:
+            body.home()
 
     def _acknowledged(self, record: Record, _completion: Completion) -> None:
         self._arrived(record)
