@@ -14,6 +14,9 @@ SAYS = {
     "numpy_arrays.py": r"50 arrays, \d+ MiB by reference, \d+ copied",
     "own_loop.py": r"1048576 bytes through the codec alone",
     "third_party_protocol.py": r"4 MiB by HTTP over ZCP/1",
+    "topics_camera.py": r"a slow viewer saw \d+ frames and missed \d+\n(?s:.*)MiB were shown; .*\d+ MiB",
+    "topics_log.py": r"5 tails saw 40 lines each; one came back later: .*",
+    "topics_workers.py": r"worker 1 died(?s:.*)40 batches done by 4 workers, each once stored",
     "trio_client.py": r"HELLO FROM TRIO",
     "video_frames.py": r"\d+ frames shown, \d+ dropped, \d+ MiB",
 }
