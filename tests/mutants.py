@@ -158,7 +158,7 @@ def control_waits_for_the_queue(patch: pytest.MonkeyPatch) -> None:
 
 @mutant(
     f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]",
-    because="EOFError",
+    because="RemoteProtocolError: PROTOCOL: unknown frame type",
 )
 def reset_drops_the_started_frame(patch: pytest.MonkeyPatch) -> None:
     """Deadlock 4: what is on its way is simply forgotten."""
