@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from tests.raw_peer import MIB, in_socket, serving, until
+from tests.raw_peer import MIB, in_socket, joined, serving, until
 from zcserver.kernel.calls import memory_at, pointer_to
 from zcserver.sending.slab import PLACES
 
@@ -86,6 +86,19 @@ async def test_headers_find_room_although_the_pool_is_all_in_use(make_context):
         assert statistics.reference_bytes + statistics.copied_bytes == 2 * PLACES * SIZE
         if context.by_reference:
             assert statistics.copied_bytes == 0
+
+
+async def test_memory_straight_from_the_pool_goes_by_whatever_lane_there_is(make_context):
+    context = make_context()
+    async with joined(context, make_context(), trust_peer=True) as ends:
+        stream, theirs = await ends.stream()
+        connection = stream.connection
+        buffer = await connection.context.pool.acquire(SIZE, connection.principal, "a thread, say")
+        buffer.view[:] = b"p" * SIZE
+        completion = await stream.send(buffer)
+        assert bytes(await theirs.receive()) == b"p" * SIZE
+        await completion.wait()
+        assert connection.statistics.copied_bytes == (0 if context.by_reference else SIZE)
 
 
 async def test_the_pages_of_a_file_are_in_flight_in_the_same_sense(make_context, tmp_path):

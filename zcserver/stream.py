@@ -107,7 +107,8 @@ class Stream:
             outgoing = self._foreign(view, end)
         else:
             data.seal(allow_views)
-            if data.by_reference and data.principal is self.connection.principal:
+            mine = data.principal is self.connection.principal
+            if mine and data.by_reference and self._context.by_reference:
                 outgoing = Outgoing(data.nbytes, data, None, data.address, end)
             else:
                 outgoing = Outgoing(data.nbytes, data, None, 0, end)
@@ -126,7 +127,7 @@ class Stream:
             await self._wait_for_room()
         self._check_sendable()
         buffer.hold()
-        address = buffer.address if buffer.by_reference else 0
+        address = buffer.address if buffer.by_reference and self._context.by_reference else 0
         outgoing = Outgoing(buffer.nbytes, buffer, None, address, shared=buffer.principal)
         self._engine.send(channel, outgoing)
         return outgoing
