@@ -103,7 +103,7 @@ async def fetch(anyio_backend, make_context, tmp_path):
     ``interfere(stream, directory)`` is called before the server handles a stream.
     """
 
-    async def fetch(interfere=lambda stream, directory: None):
+    async def fetch(interfere=lambda stream, directory: None, subscribers=0):
         context = make_context(pool_size=8 * MIB)
         served, fetched = tmp_path / "served", tmp_path / "fetched"
         served.mkdir()
@@ -119,7 +119,9 @@ async def fetch(anyio_backend, make_context, tmp_path):
 
             async with zcserver.serve(handle, port=0, context=context, trust_peer=True) as serving:
                 url = f"zc://127.0.0.1:{serving.port}/"
-                code = await fetch_demo(url, 4 * MIB, fetched, Console(file=printed, soft_wrap=True))
+                console = Console(file=printed, soft_wrap=True)
+                code = await fetch_demo(url, 4 * MIB, fetched, console, subscribers)
+                server.close()
             files.close()
         return code, printed.getvalue()
 
@@ -156,7 +158,7 @@ async def test_a_message_that_is_missing_is_a_mismatch(fetch):
 
     code, printed = await fetch(shorter)
     assert code is ExitCode.MISMATCH
-    assert "15 messages arrived, 16 were asked for" in printed
+    assert "15 messages arrived, 16 were due" in printed
 
 
 async def test_a_file_that_differs_is_a_mismatch(fetch):
@@ -167,3 +169,38 @@ async def test_a_file_that_differs_is_a_mismatch(fetch):
     code, printed = await fetch(change)
     assert code is ExitCode.MISMATCH
     assert "folder 2/small-007.bin differs" in printed
+
+
+async def test_every_subscriber_gets_what_is_published(fetch, make_context):
+    code, printed = await fetch(subscribers=2)
+    assert code is ExitCode.OK
+    assert cells(printed, "moved")[2] == "4.0 MiB"
+    assert "20 messages verified" in printed
+    if make_context().by_reference:
+        assert cells(printed, "by reference (vmsplice)")[2] == "4.0 MiB"
+
+
+async def test_a_subscriber_that_gets_a_wrong_byte_is_a_mismatch(fetch, monkeypatch):
+    fill = ring.fill
+
+    def spoiled(view, number, pattern):
+        fill(view, number, pattern)
+        if len(view) == ring.FRAME and number == 1:
+            view[1000] ^= 1
+
+    monkeypatch.setattr(ring, "fill", spoiled)
+    code, printed = await fetch(subscribers=2)
+    assert code is ExitCode.MISMATCH
+    assert "subscriber 1: message 1 has checksum" in printed
+    assert "subscriber 2: message 1 has checksum" in printed
+
+
+async def test_a_publisher_that_is_refused_ends_the_demo(fetch):
+    def refuse(stream, directory):
+        if stream.method == "PUBLISH":
+            raise zcserver.StreamResetError(zcserver.ErrorCode.FORBIDDEN, "not here")
+
+    code, printed = await fetch(refuse, subscribers=2)
+    assert code is ExitCode.MISMATCH
+    assert "the publisher failed: not here" in printed
+    assert "subscriber 2: 0 messages arrived, 2 were due" in printed

@@ -18,4 +18,4 @@ def engine(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 def compose(engine: Engine) -> Iterator[Engine]:
     """Nothing of the project is left when the test is over."""
     yield engine
-    engine.compose("--profile", "copy", "down", "--volumes")
+    engine.compose("--profile", "copy", "--profile", "fanout", "down", "--volumes")

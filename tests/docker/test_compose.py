@@ -26,6 +26,16 @@ def test_where_vmsplice_is_forbidden_the_same_bytes_are_copied(compose):
     assert cells(printed, "copied by the sender")[1] == "128.0 MiB"
 
 
+def test_sixteen_subscribers_get_every_byte_from_the_same_pages(compose):
+    printed = compose.compose(
+        "--profile", "fanout", "up", "--exit-code-from", "fanout-client", "fanout-client", **SMALL
+    )
+    # 512 of the stream, and 16 times 8 frames of 1 MiB.
+    assert "OK: 201 files identical, 640 messages verified" in printed
+    assert cells(printed, "moved")[2] == "128.0 MiB"
+    assert cells(printed, "by reference (vmsplice)")[2] == "128.0 MiB"
+
+
 def test_the_clients_failure_is_the_exit_code(compose):
     printed = compose.compose("up", "--exit-code-from", "client", code=2, SIZE="1M", STREAM="nonsense")
     assert "'nonsense' is no size" in printed

@@ -19,14 +19,14 @@ from .settings import parse_bind
 _PATIENCE: Final = 60.0  # seconds for the server to end
 
 
-def demonstrate(directory: Path, size: int, stream: int, ring: int, lanes: str) -> ExitCode:
+def demonstrate(directory: Path, size: int, stream: int, ring: int, lanes: str, subscribers: int) -> ExitCode:
     """Both halves, each in a process of its own; sizes are bytes. MISMATCH if a byte differs."""
     with workplace(directory, 2 * size + (64 << 20)) as place:
         served = ["--serve", "127.0.0.1:0", "--dir", str(place), "--size", str(size), "--ring", str(ring)]
         command = [sys.executable, "-m", "zcserver.cli", "demo", *served, "--lanes", lanes]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
-                code = fetch(_url_of(server), place, stream)
+                code = fetch(_url_of(server), place, stream, subscribers)
                 server.terminate()
                 if server.wait(_PATIENCE):
                     raise CommandError("the server of the demo failed; its error is above", ExitCode.FAILED)
@@ -57,8 +57,8 @@ def serve(where: str, directory: Path, size: int, ring: int, lanes: str) -> Exit
     return run(serve_demo, bind, directory, size, ring, lanes_of(lanes))
 
 
-def fetch(url: str, directory: Path, stream: int) -> ExitCode:
+def fetch(url: str, directory: Path, stream: int, subscribers: int) -> ExitCode:
     """The fetching half."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     with workplace(directory, 0) as place:
-        return run(fetch_demo, url, stream, place, console)
+        return run(fetch_demo, url, stream, place, console, subscribers)

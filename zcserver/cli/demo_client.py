@@ -1,27 +1,30 @@
 """The fetching half of ``zcserver demo``: files and a stream, every byte checked, and the numbers."""
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import anyio
 import anyio.to_thread
 from rich.console import Console
 from rich.table import Table
 
-from zcserver.client import Client, local_path, parse_url
+from zcserver.client import Address, Client, Subscription, local_path, parse_url
 from zcserver.client.request import ask, request
 from zcserver.connection import Connection
 from zcserver.errors import StreamResetError, TransferError
 from zcserver.file_protocol import escape
+from zcserver.topic_protocol import Policy
 
 from .demo_server import NUMBERS, RING
 from .exits import CommandError, ExitCode, explain, printable
 from .options import amount, rate
-from .ring import MESSAGE, Consumer, cpu_seconds
+from .ring import FRAME, MESSAGE, Consumer, Producer, cpu_seconds
 
 _HASHED_AT_ONCE: Final = 2
 _COUNTED: Final = (
@@ -31,8 +34,9 @@ _COUNTED: Final = (
     "file_bytes",
     "copied_bytes",
     "pool_recycled",
+    "pool_out",
 )
-_STATES: Final = ("pool_size", "pool_peak", "pool_out")
+_STATES: Final = ("pool_size", "pool_peak")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +84,34 @@ async def numbers(connection: Connection) -> dict[str, Any]:
     return reply
 
 
-async def fetch_demo(url: str, stream: int, place: Path, console: Console) -> ExitCode:
+async def fetch_demo(url: str, stream: int, place: Path, console: Console, subscribers: int = 0) -> ExitCode:
     """Fetch the files to ``place``, then ``stream`` bytes; print a table and a verdict.
 
-    MISMATCH if a byte differs.
+    With ``subscribers``, publish as much for all of them together. MISMATCH if a byte differs.
     """
     address = parse_url(url)
     async with Client(address) as client:
         _tell_lanes(console, await numbers(client.connection))
         console.print("files: fetching them …")
-        files = await _files(client, address.path, place)
+        parts = {"files": await _files(client, address.path, place)}
         console.print(f"memory: streaming {amount(stream)} …")
-        memory = await _memory(client, stream)
-    console.print(_table(files, memory))
-    faults = files.faults + memory.faults
+        parts["memory"] = await _memory(client, stream)
+        if subscribers:
+            console.print(f"topic: publishing {amount(stream // subscribers)} to {subscribers} subscribers …")
+            parts[f"1 to {subscribers}"] = await _topic(client, address, stream // subscribers, subscribers)
+    console.print(_table(parts))
+    faults = [fault for part in parts.values() for fault in part.faults]
     for fault in faults:
         console.print(f"  {fault}")
     if faults:
         console.print("FAILED: what arrived is not what was sent")
         return ExitCode.MISMATCH
-    copied = files.sender["copied_bytes"] + memory.sender["copied_bytes"]
+    copied = sum(part.sender["copied_bytes"] for part in parts.values())
+    nbytes = sum(part.nbytes for part in parts.values())
+    messages = sum(part.receiver.get("messages", 0) for part in parts.values())
     console.print(
-        f"OK: {files.receiver['files']} files identical, {memory.receiver['messages']} messages verified, "
-        f"{amount(copied)} of {amount(files.nbytes + memory.nbytes)} copied by the sender"
+        f"OK: {parts['files'].receiver['files']} files identical, {messages} messages verified, "
+        f"{amount(copied)} of {amount(nbytes)} copied by the sender"
     )
     return ExitCode.OK
 
@@ -171,23 +180,69 @@ async def _memory(client: Client, nbytes: int) -> Part:
     measured = _Measured(client)
     async with measured:
         async with request(client.connection, RING, "/", nbytes=nbytes) as stream:
-            await consumer.receive(stream, nbytes)
+            await consumer.receive(stream)
         measured.work = consumer.work
-    faults = list(consumer.faults)
+    faults = consumer.faults(nbytes)
     if measured.sender["pool_out"] >= MESSAGE:  # others may hold pages for a moment: a health check
         faults.append(f"{amount(measured.sender['pool_out'])} of the ring are out after its last message")
     receiver = {**measured.receiver, "messages": consumer.messages}
     return Part(consumer.nbytes, measured.seconds, measured.sender, receiver, faults)
 
 
+async def _topic(client: Client, address: Address, nbytes: int, subscribers: int) -> Part:
+    """Publish to subscribers with a connection each, who have the publisher wait for them."""
+    topic = f"/{uuid4().hex}"
+    consumers = [Consumer(FRAME) for _ in range(subscribers)]
+    producer = Producer(FRAME)
+    measured = _Measured(client)
+    faults: list[str] = []
+    async with contextlib.AsyncExitStack() as stack:
+        subscriptions = []
+        for _ in consumers:
+            one = await stack.enter_async_context(Client(address, context=client.connection.context))
+            subscription = one.subscribe(topic, policy=str(Policy.BLOCK), retry_seconds=0)
+            subscriptions.append(await stack.enter_async_context(subscription))
+
+        async def subscribe(consumer: Consumer, subscription: Subscription) -> None:
+            with _noting(faults, "a subscriber", tasks.cancel_scope):
+                await consumer.subscribe(subscription, nbytes)
+
+        async with measured:
+            async with anyio.create_task_group() as tasks:
+                for consumer, subscription in zip(consumers, subscriptions, strict=True):
+                    tasks.start_soon(subscribe, consumer, subscription)
+                with _noting(faults, "the publisher", tasks.cancel_scope):
+                    async with client.publisher(topic, retry_seconds=0) as publisher:
+                        await producer.publish(publisher, nbytes)
+            measured.work = producer.work + sum(consumer.work for consumer in consumers)
+    for number, consumer in enumerate(consumers, 1):
+        faults += [f"subscriber {number}: {fault}" for fault in consumer.faults(nbytes)]
+    receiver = {**measured.receiver, "messages": sum(consumer.messages for consumer in consumers)}
+    delivered = sum(consumer.nbytes for consumer in consumers)
+    return Part(delivered, measured.seconds, measured.sender, receiver, faults)
+
+
+@contextlib.contextmanager
+def _noting(faults: list[str], who: str, everybody: anyio.CancelScope) -> Iterator[None]:
+    """Note a failure, and end what the others wait for."""
+    try:
+        yield
+    except (TransferError, OSError) as error:
+        faults.append(f"{who} failed: {explain(error)[0]}")
+        everybody.cancel()
+
+
 # -- the table --------------------------------------------------------------------------------------
 
 
-def _table(files: Part, memory: Part) -> Table:
-    """Both parts side by side. CPU is what moving took; the demo's own work on messages is shown apart."""
+def _table(parts: dict[str, Part]) -> Table:
+    """The parts side by side. CPU is what moving took; the demo's own work on messages is shown apart.
+
+    Of a topic, ``moved`` is what was delivered; the publisher is at the receivers' end.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
-    for heading in ("files", "memory"):
+    for heading in parts:
         table.add_column(heading, justify="right")
     rows: list[tuple[str, Callable[[Part], str]]] = [
         ("moved", lambda part: amount(part.nbytes)),
@@ -204,7 +259,7 @@ def _table(files: Part, memory: Part) -> Table:
         ("pool size", lambda part: amount(part.sender["pool_size"])),
     ]
     for label, cell in rows:
-        table.add_row(label, cell(files), cell(memory))
+        table.add_row(label, *(cell(part) for part in parts.values()))
     return table
 
 

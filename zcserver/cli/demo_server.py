@@ -17,11 +17,12 @@ from zcserver.context import Context
 from zcserver.errors import ConnectionLostError
 from zcserver.server import FileServer, Root, arguments
 from zcserver.stream import Stream
+from zcserver.topics import Topics, TopicSettings
 
 from .exits import CommandError, ExitCode
 from .loop import Interruption
 from .options import amount
-from .ring import Producer, cpu_seconds
+from .ring import FRAME, Producer, cpu_seconds
 from .serve import cannot_listen
 from .settings import url_host
 
@@ -35,10 +36,13 @@ _PIECE: Final = 1 << 20
 
 
 class DemoServer:
-    """Give ``handle`` to :func:`zcserver.serve`: the requests of the file server, RING and NUMBERS."""
+    """Give ``handle`` to :func:`zcserver.serve`: files, topics, RING and NUMBERS. Close it first."""
 
     def __init__(self, files: FileServer, context: Context) -> None:
         self._files = files
+        # What is retained of earlier demos is not there for the ring.
+        retained = max(FRAME, context.pool.size // 4)
+        self._topics = Topics(context, TopicSettings(retain_bytes=retained, block=True))
         self._context = context
         self._producer = Producer()
         self._alone = anyio.Lock()  # one stream at a time: the numbers are the process's
@@ -50,11 +54,18 @@ class DemoServer:
             async with self._alone:
                 self._files.totals.add(stream.connection)
                 await self._producer.send(stream, nbytes)
+        elif stream.method in self._topics.methods:
+            self._files.totals.add(stream.connection)
+            await self._topics.handle(stream)
         elif stream.method == NUMBERS:
             async with self._alone:
                 await self._tell(stream)
         else:
             await self._files.handle(stream)
+
+    def close(self) -> None:
+        """End the streams of subscribers."""
+        self._topics.close()
 
     async def _tell(self, stream: Stream) -> None:
         context = self._context
@@ -96,14 +107,15 @@ async def serve_demo(
         context = stack.enter_context(Context(pool_size=ring, lanes=lanes))
         files = FileServer(stack.enter_context(Root(place)))
         stack.callback(files.close)
-        handle = DemoServer(files, context).handle
+        demo = DemoServer(files, context)
         try:
             # Trusted: all that a peer could read too late is more random bytes.
-            async with zcserver.serve(handle, host, port, context=context, trust_peer=True) as server:
+            async with zcserver.serve(demo.handle, host, port, context=context, trust_peer=True) as server:
                 where = f"zc://{url_host(host, socket.gethostname())}:{server.port}/"
                 print(f"serving the demo at {where} (lanes: {', '.join(lanes_used(context))})", flush=True)
                 with interruption.cancels():
                     await anyio.sleep_forever()
+                demo.close()
         except ConnectionLostError as error:
             raise cannot_listen(error, "--serve ADDRESS:PORT") from error
     return ExitCode.INTERRUPTED if interruption.signal is signal.SIGINT else ExitCode.OK

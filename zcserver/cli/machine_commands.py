@@ -148,6 +148,9 @@ def _demo(
         str, typer.Option("--dir", metavar="PATH", help="Where to put the files (removed afterwards).")
     ] = ".demo",
     lanes: LanesOption = "",
+    subscribers: Annotated[
+        int, typer.Option("--subscribers", metavar="N", min=0, help="Publish as much to N of them, too.")
+    ] = 0,
     serve: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +163,7 @@ def _demo(
     Takes about a minute and twice SIZE of disk. The exit code is not 0 if a single byte differs.
 
     With --serve and a URL the two halves run on two machines, or in two containers. --size, --ring and
-    --lanes are the server's, --stream the client's.
+    --lanes are the server's, --stream and --subscribers the client's.
 
     \b
     Examples:
@@ -177,7 +180,7 @@ def _demo(
     if serve is not None:
         code = demo.serve(serve, place, size, ring, lanes)
     elif url is not None:
-        code = demo.fetch(url, place, stream)
+        code = demo.fetch(url, place, stream, subscribers)
     else:
-        code = demo.demonstrate(place, size, stream, ring, lanes)
+        code = demo.demonstrate(place, size, stream, ring, lanes, subscribers)
     raise typer.Exit(code)

@@ -5,11 +5,17 @@ import resource
 import struct
 import time
 import zlib
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from zcserver.client import Publisher, Subscription
+from zcserver.memory import Buffer
 from zcserver.stream import Stream
 
 MESSAGE: Final = 256 * 1024
+"""Of the stream."""
+FRAME: Final = 1024 * 1024
+"""Of what is published."""
 _STAMP: Final = struct.Struct("=QI4x")  # number, checksum of the rest
 _PATTERN: Final = 4 << 20
 _STRIDE: Final = 66_536  # consecutive messages begin at other places of the pattern, in other page offsets
@@ -20,11 +26,6 @@ def cpu_seconds() -> float:
     """What this process has used so far, in user and kernel mode."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def messages_of(nbytes: int) -> int:
-    """How many messages a stream of ``nbytes`` has."""
-    return max(1, nbytes // MESSAGE)
 
 
 def checksum(number: int, body: memoryview) -> int:
@@ -41,10 +42,10 @@ def fill(view: memoryview, number: int, pattern: memoryview) -> None:
         _STAMP.pack_into(view, 0, number, checksum(number, body))
 
 
-def check(view: memoryview, number: int) -> str:
-    """What is wrong with the message, which should be the ``number``-th; empty if it is right."""
-    if len(view) != MESSAGE:
-        return f"message {number} has {len(view)} bytes instead of {MESSAGE}"
+def check(view: memoryview, number: int, size: int) -> str:
+    """What is wrong with the message, the ``number``-th and of ``size`` bytes; empty if it is right."""
+    if len(view) != size:
+        return f"message {number} has {len(view)} bytes instead of {size}"
     stamped, expected = _STAMP.unpack_from(view)
     if stamped != number:
         return f"message {stamped} came where {number} was due"
@@ -53,51 +54,85 @@ def check(view: memoryview, number: int) -> str:
 
 
 class Producer:
-    """``work`` is the CPU seconds that filling the messages took, apart from sending them."""
+    """Messages of ``size`` bytes. ``work`` is the CPU seconds that filling them took, apart from sending."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = MESSAGE) -> None:
         self.work = 0.0
+        self._size = size
         self._pattern = memoryview(os.urandom(_PATTERN))
 
     async def send(self, stream: Stream, nbytes: int) -> None:
-        """Send ``nbytes`` in messages of 256 KiB, each in a buffer that came home from the ring.
+        """Send ``nbytes``, each message in a buffer that came home from the ring.
 
         Returns when the peer has copied the last byte.
         """
-        for number in range(messages_of(nbytes)):
-            with await stream.connection.acquire(MESSAGE) as buffer:
+        await self._produce(stream.connection.acquire, stream.send, nbytes)
+        completion = await stream.end()
+        await completion
+
+    async def publish(self, publisher: Publisher, nbytes: int) -> None:
+        """The same to a topic. The publisher waits for the last of it when it is left."""
+        await self._produce(publisher.acquire, publisher.publish, nbytes)
+
+    async def _produce(
+        self,
+        acquire: Callable[[int], Awaitable[Buffer]],
+        send: Callable[[Buffer], Awaitable[object]],
+        nbytes: int,
+    ) -> None:
+        for number in range(_count(nbytes, self._size)):
+            with await acquire(self._size) as buffer:
                 begin = time.thread_time()
                 fill(buffer.view, number, self._pattern)
                 self.work += time.thread_time() - begin
-                await stream.send(buffer)
-        completion = await stream.end()
-        await completion
+                await send(buffer)
 
 
 class Consumer:
     """``messages`` and ``nbytes`` came, ``faults`` were found; ``work``: CPU seconds of checking."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = MESSAGE) -> None:
         self.work = 0.0
         self.messages = 0
         self.nbytes = 0
-        self.faults: list[str] = []
+        self._size = size
+        self._wrong = 0
+        self._told: list[str] = []
 
-    async def receive(self, stream: Stream, nbytes: int) -> None:
-        """Take and check the messages of a stream that should be ``nbytes`` long."""
-        wrong = 0
+    async def receive(self, stream: Stream) -> None:
+        """Take and check the messages of a stream, to its end."""
         async for message in stream:
-            begin = time.thread_time()
-            fault = check(message.data, self.messages)
-            self.work += time.thread_time() - begin
-            if fault:
-                wrong += 1
-                if wrong <= _FAULTS_TOLD:
-                    self.faults.append(fault)
-            self.messages += 1
-            self.nbytes += len(message)
-        if wrong:
-            self.faults.append(f"{wrong} messages are wrong")
-        due = messages_of(nbytes)
+            self._take(message.data)
+
+    async def subscribe(self, subscription: Subscription, nbytes: int) -> None:
+        """The same of a topic, to which ``nbytes`` are published."""
+        due = _count(nbytes, self._size)
+        while self.messages + subscription.missed < due:
+            message = await anext(subscription)
+            self._take(message.data)
+
+    def _take(self, data: memoryview) -> None:
+        begin = time.thread_time()
+        fault = check(data, self.messages, self._size)
+        self.work += time.thread_time() - begin
+        self.messages += 1
+        self.nbytes += len(data)
+        if fault:
+            self._wrong += 1
+            if self._wrong <= _FAULTS_TOLD:
+                self._told.append(fault)
+
+    def faults(self, nbytes: int) -> list[str]:
+        """What was wrong with what came, where ``nbytes`` were due."""
+        faults = list(self._told)
+        if self._wrong:
+            faults.append(f"{self._wrong} messages are wrong")
+        due = _count(nbytes, self._size)
         if self.messages != due:
-            self.faults.append(f"{self.messages} messages arrived, {due} were asked for")
+            faults.append(f"{self.messages} messages arrived, {due} were due")
+        return faults
+
+
+def _count(nbytes: int, size: int) -> int:
+    """How many messages of ``size`` bytes are sent for ``nbytes``."""
+    return max(1, nbytes // size)
