@@ -513,7 +513,8 @@ class Engine:
         """A bug of ours, or KeyboardInterrupt: the state is unknown, so the connection is over."""
         lost = ConnectionLostError(f"the connection {self.name} was given up: {error!r}")
         lost.__cause__ = error
-        self.abort(lost)
+        if self.phase is not Phase.CLOSED:
+            self._close(lost)
 
     def _refuse(self, error: RemoteProtocolError) -> None:
         """The peer broke the protocol or fell silent: tell it, give it a moment to read that, close."""
@@ -564,6 +565,8 @@ class Engine:
     def abort(self, error: BaseException) -> None:
         """Drop the connection now; everything unfinished fails with ``error``."""
         if self.phase is not Phase.CLOSED:
+            with contextlib.suppress(OSError):  # an acknowledgement may be due, and still go through
+                self.sender.farewell()
             self._close(error)
 
     def _close(self, error: BaseException | None) -> None:

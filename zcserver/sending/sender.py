@@ -239,7 +239,7 @@ class Sender:
             channel.on_room()
 
     def farewell(self) -> None:
-        """The peer broke the protocol: write the control frames that say so, if no frame is half written."""
+        """The connection ends now: write the control frames that are due, if no frame is half written."""
         if not self._train or not self._train[0].sent:
             words = bytes(self._control) + self._codec.take_control()
             self._control = self._lanes.send_control(memoryview(words), False)
