@@ -99,7 +99,7 @@ class Stream:
         if channel.error is not None or channel.last_completion is not None:
             self._check_sendable()
         if data.__class__ is not Buffer:
-            view = _as_bytes(data)
+            view = as_bytes(data)
             if self._goes_by_reference(view) and _is_mapped(data):
                 # A page fault of a cold mapping reads the disk: not on the event loop (rule 10).
                 await anyio.to_thread.run_sync(self._fault_in, view)
@@ -303,7 +303,7 @@ class Stream:
         call. What has not arrived yet is read from the socket straight into ``memory``, which must not
         be touched meanwhile. Raises anyio.EndOfStream after the last message. Cancelling loses nothing.
         """
-        sink = _as_bytes(memory)
+        sink = as_bytes(memory)
         if sink.readonly:
             raise MisuseError("receive_into needs writable memory")
         if not len(sink):
@@ -454,7 +454,8 @@ def _ignore() -> None:
     pass
 
 
-def _as_bytes(data: Any) -> memoryview:
+def as_bytes(data: Any) -> memoryview:
+    """The memory of an object with the buffer protocol. MisuseError without it, or for gaps in it."""
     try:
         view = memoryview(data)
     except TypeError:

@@ -6,13 +6,13 @@ Small writes are joined: copying one is cheaper than a frame of its own, for bot
 from typing import Any, Final
 
 from zcserver.channel import Channel
-from zcserver.errors import MisuseError
 from zcserver.memory import Buffer
 from zcserver.sending.completion import Completion
 from zcserver.sending.files import FileRegion
 from zcserver.sending.foreign import ForeignMemory
 from zcserver.sending.lanes import REFERENCE_THRESHOLD
 from zcserver.sending.message import Outgoing, end_marker
+from zcserver.stream import as_bytes
 
 from .link import Link
 
@@ -25,22 +25,15 @@ _JOINED: Final = 256 * 1024
 _PIECE: Final = 256 * 1024
 
 
-def as_bytes(data: Any) -> memoryview:
-    """The memory of an object with the buffer protocol. TypeError without it, MisuseError for gaps in it."""
+def bytes_to_write(data: Any) -> memoryview:
+    """As `as_bytes`, but asyncio's TypeError for what has no buffer protocol."""
     try:
-        view = memoryview(data)
+        memoryview(data)
     except TypeError:
         raise TypeError(
             f"data argument must be a pool buffer or a bytes-like object, not {type(data).__name__!r}"
         ) from None
-    if not view.c_contiguous:
-        raise MisuseError(
-            "this memory is not C-contiguous; make a contiguous copy first, e.g. by "
-            "numpy.ascontiguousarray(array)"
-        )
-    if not view.nbytes:
-        return memoryview(b"")
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    return as_bytes(data)
 
 
 class Output:
@@ -134,7 +127,7 @@ class Output:
             mine = data.by_reference and data.principal is link.principal and link.context.by_reference
             outgoing = Outgoing(data.nbytes, data, None, data.address if mine else 0)
         else:
-            outgoing = self._immutable(as_bytes(data))
+            outgoing = self._immutable(bytes_to_write(data))
         self.push()
         self._send(outgoing)
         return outgoing

@@ -15,7 +15,7 @@ from zcserver_protocol.errors import ErrorCode
 
 from .input import Input
 from .link import Link
-from .output import Output, as_bytes
+from .output import Output, bytes_to_write
 
 # asyncio's own: writes to a lost connection are ignored, and from the fifth on a line is logged for each.
 _LOST_WRITES: Final = 5
@@ -117,7 +117,7 @@ class ZeroCopyTransport(asyncio.Transport):
         for what is no memory, MisuseError for memory with gaps and after :meth:`write_eof`.
         """
         if data.__class__ is not bytes and data.__class__ is not Buffer:
-            data = as_bytes(data)
+            data = bytes_to_write(data)
         if self._eof_written:
             raise MisuseError("Cannot call write() after write_eof()")
         if not len(data):
