@@ -140,25 +140,28 @@ def first_stream_first(patch: pytest.MonkeyPatch) -> None:
 
 @mutant(f"{DEADLOCKS}test_acknowledgements_pass_between_the_frames_of_a_long_message[asyncio-reference]")
 def control_waits_for_the_queue(patch: pytest.MonkeyPatch) -> None:
-    """Deadlock 3: control frames go when there is no DATA left."""
-    from zcserver_protocol.codec import Codec
+    """Deadlock 3: control frames go when the message that was begun is out."""
+    from zcserver.sending.sender import Sender
 
-    take_control = Codec.take_control
+    pump = Sender.pump
 
-    def last(self: Any) -> bytes:
-        if any(
-            state.owner is not None and getattr(state.owner, "outgoing", None)
-            for state in self.streams.values()
-        ):
-            return b""
-        return take_control(self)
+    def data_first(self: Any) -> bool:
+        codec = self._codec
+        due = codec.control_pending
+        queues = [state.owner.outgoing for state in codec.streams.values() if state.owner is not None]
+        if any(queue and queue[0].framed for queue in queues):
+            codec.control_pending = False
+        blocked = pump(self)
+        codec.control_pending |= due
+        return blocked
 
-    patch.setattr(Codec, "take_control", last)
+    patch.setattr(Sender, "pump", data_first)
 
 
 @mutant(
     f"{DEADLOCKS}test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset[asyncio-reference]",
-    because="RemoteProtocolError: PROTOCOL: unknown frame type",
+    # What the peer makes of a broken framing depends on how much the socket had taken.
+    because=">               await peer.read_until(lambda: others.id in peer.messages)",
 )
 def reset_drops_the_started_frame(patch: pytest.MonkeyPatch) -> None:
     """Deadlock 4: what is on its way is simply forgotten."""

@@ -1,12 +1,13 @@
 """Closing never loses data (rule 11), and never waits for ever."""
 
 import socket
+import struct
 
 import anyio
 import pytest
 
 import zcserver
-from tests.raw_peer import MIB, RawPeer, at_rest, deadline, joined, serving, until
+from tests.raw_peer import MIB, RawPeer, at_rest, deadline, in_socket, joined, serving, until
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -195,3 +196,21 @@ async def test_what_was_received_is_acknowledged_although_the_connection_is_drop
         assert bytes(await stream.receive()) == b"the last"
         stream.connection.abort()
         await peer.read_until(lambda: peer.codec.peer_acknowledged == peer.codec.written, acknowledge=False)
+
+
+async def test_what_the_peer_said_before_it_went_is_heard_although_writing_fails(make_context):
+    async with serving(make_context()) as served:
+        stream, peer, _ = await served.peer()
+        completion = await stream.send(b"x" * KIB)
+        await until(lambda: in_socket(stream))
+        # From here to the failing write the loop does not run: the acknowledgement is not read before.
+        peer.read_now()
+        peer.codec.acknowledge()
+        peer.sock.send(peer.codec.take_control())
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()  # with RST
+        lost = await stream.send(b"y" * 2 * MIB)  # so much is written at once
+        assert isinstance(lost.error, zcserver.ConnectionLostError)
+        with pytest.raises(zcserver.ConnectionLostError):
+            stream.connection.engine.check_alive()
+        await completion.wait()

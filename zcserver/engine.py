@@ -234,7 +234,7 @@ class Engine:
         try:
             blocked = self.sender.pump()
         except OSError as error:
-            self._lost(error)
+            self._hear_out(error)
             return
         except BaseException as error:
             self._broken(error)
@@ -508,6 +508,22 @@ class Engine:
             self._close(None)  # everything was delivered both ways; only the farewell went wrong
             return
         self._close(ConnectionLostError(f"the connection to {self.name} was lost: {error.strerror or error}"))
+
+    def _hear_out(self, error: OSError) -> None:
+        """Writing failed: the peer is gone, but what it said last is still there to be read.
+
+        It may have acknowledged everything, or told why it goes.
+        """
+        try:
+            while not self._receiver.reading and self._receiver.read() and self._receiver.heard:
+                pass
+        except RemoteProtocolError:
+            pass  # said to somebody who is gone
+        except OSError as last:
+            if last.errno == errno.ECONNABORTED:
+                error = last
+        if self.phase is not Phase.CLOSED:
+            self._lost(error)
 
     def _broken(self, error: BaseException) -> None:
         """A bug of ours, or KeyboardInterrupt: the state is unknown, so the connection is over."""

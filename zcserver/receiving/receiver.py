@@ -69,6 +69,7 @@ class Receiver:
         self._on_progress = on_progress
         self._on_refused = on_refused
         self.heard = False  # whether the last ``read`` got any bytes
+        self.reading = False  # ``read`` is at work: it must not be called from what it calls
         self._own = memoryview(bytearray(_STAGING))
         self._next_header = self._own[:HEADER_SIZE]
         self._staging = self._own  # or a block, from which slices were handed out
@@ -93,6 +94,7 @@ class Receiver:
         alive = True
         waits = False
         self.heard = False
+        self.reading = True
         try:
             while turn < _TURN:
                 count, wanted = self._read_payload() if codec.payload_left else self._read_header()
@@ -117,6 +119,7 @@ class Receiver:
         self._crowded = numbers and self._memory.roomy(_BLOCK)
         if self._staging is not self._own and not self._in_place:
             self._restage(self._own)  # an idle connection holds no block
+        self.reading = False
         return alive
 
     def close(self) -> None:
