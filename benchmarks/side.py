@@ -2,7 +2,7 @@
 
 A contender calls `main(name, send=…, receive=…)` and in its two coroutines, in this order:
 
-- sender: connect, `tune_sockets`, then inside `with measured(run)` `stamp` every message before it is
+- sender: `dial` or connect, `tune_sockets`, then inside `with measured(run)` `stamp` every message before it is
   sent, and leave the block only when the receiver has everything (end of stream or acknowledgement);
 - receiver: listen on port 0, `tune_sockets`, `announce` the port, give every message to
   `Inbox.take` and return after awaiting `Inbox.full`.
@@ -74,6 +74,19 @@ def ring(size: int, nbytes: int = COPY_RING) -> list[memoryview]:
     for message in messages:
         stamp(message, 0)
     return messages
+
+
+def dial(run: Run) -> socket.socket:
+    """A connected, non-blocking socket that has had the run's congestion control from its first segment.
+
+    One that paces (`bbr`, the default of some machines) leaves its pacing behind when it is replaced later,
+    and that is half of a sender's system time.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, run.congestion.encode())
+    sock.connect((HOST, run.port))
+    sock.setblocking(False)
+    return sock
 
 
 def tune_sockets(congestion: str) -> None:

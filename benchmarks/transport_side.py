@@ -17,7 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.side import HOST, Instant, Run, _report, announce, main, measured, tune_sockets
+from benchmarks.side import HOST, Instant, Run, _report, announce, dial, main, measured, tune_sockets
 
 ECHOED = 64
 _LENGTH = struct.Struct("!I")
@@ -116,7 +116,7 @@ def make_frame(size: int) -> bytes:
 
 
 async def send(connect: Callable[..., Awaitable[Any]], run: Run) -> None:
-    _, protocol = await connect(lambda: Sender(run), HOST, run.port)
+    _, protocol = await connect(lambda: Sender(run), sock=dial(run))
     tune_sockets(run.congestion)
     frame = make_frame(run.size)
     with measured(run):
@@ -157,26 +157,26 @@ async def receive(serve: Callable[..., Awaitable[Any]], run: Run) -> None:
 
 
 def loops_own(name: str) -> Callable[..., Awaitable[Any]]:
-    async def call(*arguments: Any) -> Any:
-        return await getattr(asyncio.get_running_loop(), name)(*arguments)
+    async def call(*arguments: Any, **options: Any) -> Any:
+        return await getattr(asyncio.get_running_loop(), name)(*arguments, **options)
 
     return call
 
 
 def aiofastnets(name: str) -> Callable[..., Awaitable[Any]]:
-    async def call(*arguments: Any) -> Any:
+    async def call(*arguments: Any, **options: Any) -> Any:
         import aiofastnet
 
-        return await getattr(aiofastnet, name)(asyncio.get_running_loop(), *arguments)
+        return await getattr(aiofastnet, name)(asyncio.get_running_loop(), *arguments, **options)
 
     return call
 
 
 def zcservers(name: str, trust_peer: bool = False) -> Callable[..., Awaitable[Any]]:
-    async def call(*arguments: Any) -> Any:
+    async def call(*arguments: Any, **options: Any) -> Any:
         import zcserver
 
-        return await getattr(zcserver, name)(*arguments, trust_peer=trust_peer)
+        return await getattr(zcserver, name)(*arguments, trust_peer=trust_peer, **options)
 
     return call
 

@@ -14,6 +14,7 @@ import anyio.abc
 from .connection import DEFAULT_PORT, Connection, Handler
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, TransferError
+from .kernel.sockets import begin_unpaced, settle
 from .listeners import Listener, listen, listen_unix
 
 _log = logging.getLogger("zcserver")
@@ -90,7 +91,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
                 if self._path is not None:
                     sock = await _dial_unix(self._path)
                 else:
-                    sock = await _dial(self._host, self._port)
+                    sock = await _dial(self._host, self._port, self.context)
                 connection = Connection(
                     sock, "client", self.context, self._tasks, self._handler, self._trust_peer
                 )
@@ -120,7 +121,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
             await self._end()
 
 
-async def _dial(host: str, port: int) -> socket.socket:
+async def _dial(host: str, port: int, context: Context) -> socket.socket:
     """A connected, non-blocking socket of our own (uvloop refuses those its transports hold)."""
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -130,6 +131,7 @@ async def _dial(host: str, port: int) -> socket.socket:
     for family, kind, protocol, _, address in found:
         sock = socket.socket(family, kind, protocol)
         try:
+            unpaced = begin_unpaced(sock, context.capabilities, context.kernel)
             await _connect(sock, address)
         except OSError as error:
             sock.close()
@@ -138,6 +140,8 @@ async def _dial(host: str, port: int) -> socket.socket:
         except BaseException:
             sock.close()
             raise
+        if unpaced:
+            settle(sock, context.capabilities, context.kernel)
         return sock
     reasons = "; ".join(dict.fromkeys(os.strerror(error.errno or 0) for error in failures))
     raise ConnectionLostError(f"cannot connect to {host}:{port}: {reasons}") from failures[-1]
@@ -232,7 +236,8 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
                 self.context.close()
             raise
         for listener in self._listeners:
-            self._tasks.start_soon(self._accept_all, listener.sock)
+            unpaced = begin_unpaced(listener.sock, self.context.capabilities, self.context.kernel)
+            self._tasks.start_soon(self._accept_all, listener.sock, unpaced)
         return self
 
     @property
@@ -240,14 +245,17 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         """The TCP port of the first address; 0 when there are only Unix sockets."""
         return self.ports[0] if self.ports else 0
 
-    async def _accept_all(self, listener: socket.socket) -> None:
+    async def _accept_all(self, listener: socket.socket, unpaced: bool) -> None:
         try:
             while True:
                 while len(self.connections) >= self._max_connections:
                     if self._room.is_set():  # else another listener waits for it already
                         self._room = anyio.Event()
                     await self._room.wait()
-                self._admit(await self._accept(listener))
+                sock = await self._accept(listener)
+                if unpaced:
+                    settle(sock, self.context.capabilities, self.context.kernel)
+                self._admit(sock)
         except anyio.ClosedResourceError:
             return  # by aclose
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.side import HOST, Inbox, Run, announce, main, measured, ring, stamp, tune_sockets
+from benchmarks.side import HOST, Inbox, Run, announce, dial, main, measured, ring, stamp, tune_sockets
 
 
 def unavailable() -> str | None:
@@ -12,7 +12,7 @@ def unavailable() -> str | None:
 
 
 async def send(run: Run) -> None:
-    reader, writer = await asyncio.open_connection(HOST, run.port)
+    reader, writer = await asyncio.open_connection(sock=dial(run))
     tune_sockets(run.congestion)
     messages = ring(run.size)
     with measured(run):

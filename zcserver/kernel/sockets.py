@@ -1,5 +1,6 @@
 """Options that every ZCP/1 socket gets, at both ends."""
 
+import contextlib
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -17,6 +18,39 @@ class Prepared:
     """The congestion control now in use, ``None`` if the socket does not say."""
     refused: str | None
     """Why the wanted congestion control was not set, ``None`` if it was, or if none was wanted."""
+
+
+def begin_unpaced(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> bool:
+    """Before ``sock`` connects or listens: choose an unpaced congestion control; True if that was done.
+
+    For peers on this host :func:`prepare` would be too late: once bbr has run on a connection, Linux keeps a
+    pacing timer for every segment, whatever replaces it (nothing resets ``sk_pacing_status``); measured, half
+    of a sender's system time. Call :func:`settle` when connected. Sockets that do not have the system's
+    default, because somebody chose for them, are left alone.
+    """
+    wanted, default = capabilities.congestion_unpaced, capabilities.congestion_default
+    if sock.family == socket.AF_UNIX or wanted is None or wanted == default:
+        return False
+    try:
+        if kernel.get_congestion(sock) != default:
+            return False
+        kernel.set_congestion(sock, wanted)
+    except OSError:  # :func:`prepare` tries again, and reports it
+        return False
+    return True
+
+
+def settle(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> None:
+    """A connection that began unpaced is made: remote peers get the default after all.
+
+    Unless a route of the administrator's (``ip route … congctl``) has chosen for this connection.
+    """
+    default = capabilities.congestion_default
+    if default is None or is_same_host(sock):
+        return
+    with contextlib.suppress(OSError):  # the peer is gone already
+        if kernel.get_congestion(sock) == capabilities.congestion_unpaced:
+            kernel.set_congestion(sock, default)
 
 
 def prepare(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> Prepared:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from zcserver.channel import Channel
 from zcserver.context import Context
 from zcserver.errors import HandshakeError
+from zcserver.kernel.sockets import begin_unpaced, settle
 from zcserver.listeners import listen_unix
 
 from .connecting import ProtocolFactory, check_stream_socket, refuse_tls
@@ -73,9 +74,10 @@ class ZeroCopyServer(asyncio.AbstractServer):
             raise RuntimeError(f"server {self!r} is closed")
         self._listening = True
         for sock in self._sockets:
+            unpaced = begin_unpaced(sock, self._context.capabilities, self._context.kernel)
             sock.listen(self._backlog)
             sock.setblocking(False)
-            self._loop.add_reader(sock.fileno(), self._accept, sock)
+            self._loop.add_reader(sock.fileno(), self._accept, sock, unpaced)
 
     async def start_serving(self) -> None:
         self._listen()
@@ -99,7 +101,7 @@ class ZeroCopyServer(asyncio.AbstractServer):
 
     # -- accepting -----------------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, unpaced: bool) -> None:
         for _ in range(self._backlog + 1):
             try:
                 sock, _ = listener.accept()
@@ -110,13 +112,15 @@ class ZeroCopyServer(asyncio.AbstractServer):
                     raise
                 log.warning("cannot accept more connections for now: %s", error.strerror)
                 self._loop.remove_reader(listener.fileno())
-                self._loop.call_later(_PAUSE, self._accept_again, listener)
+                self._loop.call_later(_PAUSE, self._accept_again, listener, unpaced)
                 return
+            if unpaced:
+                settle(sock, self._context.capabilities, self._context.kernel)
             self._admit(sock)
 
-    def _accept_again(self, listener: socket.socket) -> None:
+    def _accept_again(self, listener: socket.socket, unpaced: bool) -> None:
         if listener.fileno() >= 0:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
+            self._loop.add_reader(listener.fileno(), self._accept, listener, unpaced)
 
     def _admit(self, sock: socket.socket) -> None:
         def opened(channel: Channel) -> None:
