@@ -39,9 +39,11 @@ class Inbox:
         "_landed",
         "_memory",
         "_open_bytes",
+        "_owed",
         "_sink",
         "_sink_filled",
         "_target",
+        "_unit",
         "discarding",
         "ended",
         "held",
@@ -72,6 +74,8 @@ class Inbox:
         self._grown_at = 0  # how many wire bytes had come when the window last grew
         self._memory = memory
         self._open_bytes = 0  # wire bytes of the pieces that belong to the unfinished message
+        self._unit = 0  # wire bytes of the last message in one frame; 0 if its length was not known
+        self._owed = 0  # wire bytes to come of the message that has begun
         self._target: Any = _NOWHERE
         self._landed = 0
         self._assembly: memoryview | None = None
@@ -89,6 +93,9 @@ class Inbox:
         """
         self._memory.unreserve(HEADER_SIZE + length)
         self._landed = 0
+        self._owed = HEADER_SIZE + remaining if 0 < remaining < UNKNOWN else 0
+        if self._assembly is None and not self._open_bytes:
+            self._unit = HEADER_SIZE + length + remaining if remaining < UNKNOWN else 0
         if target is not None:
             self._target = target
             return
@@ -181,6 +188,7 @@ class Inbox:
         wire = HEADER_SIZE + len(view)
         self._memory.unreserve(wire)
         if flags == END_MESSAGE:  # most often
+            self._unit = wire
             self.pieces.append((view, True, wire))
             self.held += wire
             self.messages += 1
@@ -319,7 +327,11 @@ class Inbox:
         if window < self.max_window and arrived - self._grown_at >= window and self._memory.roomy(window):
             self.window = window = min(2 * window, self.max_window)
             self._grown_at = arrived
-        want = window - held - outstanding
+        room = window + (window >> 8) - held  # a little for headers: the window is to hold its payload
+        if 0 < self._unit <= window:
+            # Whole messages of the length that came last: any other end of the credit cuts one in two.
+            room -= (room - self._owed) % self._unit
+        want = room - outstanding
         if want < window >> 2:
             return 0
         return want if self._memory.reserve(want) else -1
