@@ -2,12 +2,14 @@ import dataclasses
 import errno
 import os
 import socket
+import weakref
 
 import pytest
 
 from tests.kernels import FailingKernel
 from zcserver.kernel.probe import probe
-from zcserver.kernel.sockets import is_same_host, prepare
+from zcserver.kernel.calls import DEFAULT, Kernel
+from zcserver.kernel.sockets import begin_unpaced, is_same_host, prepare, settle
 
 
 def connected(family: int, host: str) -> tuple[socket.socket, socket.socket]:
@@ -112,3 +114,56 @@ def test_a_refused_congestion_control_is_reported_and_nothing_else(sock, paced, 
 def test_a_socket_that_does_not_name_its_congestion_control_still_works(sock, paced):
     done = prepare(sock, paced, FailingKernel("get_congestion", 1, error=errno.ENOPROTOOPT))
     assert done.congestion is None
+
+
+class ChoiceOfTwo(Kernel):
+    """The default is "bbr", whatever the machine's is; notes what is chosen, and whether for a connection."""
+
+    def __init__(self):
+        self.current = weakref.WeakKeyDictionary()
+        self.chosen = []
+
+    def get_congestion(self, sock):
+        return self.current.get(sock, "bbr")
+
+    def set_congestion(self, sock, name):
+        self.current[sock] = name
+        try:
+            sock.getpeername()
+            self.chosen.append((name, "connected"))
+        except OSError:
+            self.chosen.append((name, "before"))
+
+
+def test_pacing_is_left_out_before_there_is_a_connection(paced):
+    kernel = ChoiceOfTwo()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as ours:
+        assert begin_unpaced(listener, paced, kernel)
+        assert begin_unpaced(ours, paced, kernel)
+        ours.connect(listener.getsockname())
+        settle(ours, paced, kernel)
+    assert kernel.chosen == [("reno", "before"), ("reno", "before")]
+
+
+def test_what_somebody_chose_for_the_socket_stays(paced):
+    kernel = ChoiceOfTwo()
+    with socket.socket() as sock:
+        kernel.current[sock] = "vegas"
+        assert not begin_unpaced(sock, paced, kernel)
+    assert not kernel.chosen
+
+
+@pytest.mark.parametrize(("has", "gets"), [("reno", ["bbr"]), ("vegas", [])], ids=["ours", "a route's"])
+def test_remote_peers_get_the_default_unless_a_route_says_otherwise(sock, paced, monkeypatch, has, gets):
+    monkeypatch.setattr("zcserver.kernel.sockets.is_same_host", lambda sock: False)
+    kernel = ChoiceOfTwo()
+    kernel.current[sock] = has
+    settle(sock, paced, kernel)
+    assert [name for name, _ in kernel.chosen] == gets
+
+
+@pytest.mark.parametrize("method", ["get_congestion", "set_congestion"])
+def test_a_refusal_before_connecting_changes_nothing(sock, paced, method):
+    paced = dataclasses.replace(paced, congestion_default=DEFAULT.get_congestion(sock))
+    assert not begin_unpaced(sock, paced, FailingKernel(method, 1, error=errno.EPERM))
+    settle(sock, paced, FailingKernel(method, 1, error=errno.EPERM))
