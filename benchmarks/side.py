@@ -2,8 +2,8 @@
 
 A contender calls `main(name, send=…, receive=…)` and in its two coroutines, in this order:
 
-- sender: `dial` or connect, `tune_sockets`, then inside `with measured(run)` `stamp` every message before it is
-  sent, and leave the block only when the receiver has everything (end of stream or acknowledgement);
+- sender: `dial` or connect, `tune_sockets`, then inside `with measured(run)` `stamp` every message before
+  it is sent, and leave the block only when the receiver has everything (end of stream or acknowledgement);
 - receiver: listen on port 0, `tune_sockets`, `announce` the port, give every message to
   `Inbox.take` and return after awaiting `Inbox.full`.
 

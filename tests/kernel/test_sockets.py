@@ -7,8 +7,8 @@ import weakref
 import pytest
 
 from tests.kernels import FailingKernel
-from zcserver.kernel.probe import probe
 from zcserver.kernel.calls import DEFAULT, Kernel
+from zcserver.kernel.probe import probe
 from zcserver.kernel.sockets import begin_unpaced, is_same_host, prepare, settle
 
 

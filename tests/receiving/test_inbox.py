@@ -1,12 +1,14 @@
 """Payload keeps its order wherever it lands: in messages, in the queue, or in the caller's memory."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zcserver.memory import Pool
 from zcserver.receiving.inbox import CHUNKS, FIRST_WINDOW, MESSAGES, Inbox
 from zcserver.receiving.memory import ReceiveMemory
 from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
-from zcserver_protocol.streams import StreamState
+from zcserver_protocol.streams import BOUNDARY, StreamState
 
 KIB = 1024
 SIZE = 32 * KIB
@@ -79,7 +81,7 @@ def stream_through(inbox, nbytes):
 
 def flowing(limit):
     memory = ReceiveMemory(limit, Pool(limit))
-    inbox = Inbox(StreamState(1, "GET", "/", {}, ours=True), memory, window=2048 * KIB, max_message=64 * KIB)
+    inbox = Inbox(StreamState(1, "GET", "/", {}, ours=True), memory, window=2048 * KIB, max_message=limit)
     inbox.mode = MESSAGES
     return inbox
 
@@ -95,3 +97,36 @@ def test_the_window_does_not_grow_into_the_last_half_of_the_memory():
     inbox = flowing(2048 * KIB)
     stream_through(inbox, 8 * 1024 * KIB)
     assert FIRST_WINDOW < inbox.window <= 1024 * KIB
+
+
+def cut(inbox, sizes):
+    """Send messages as our sender does, cut where credit ends; return the payload sizes of their frames."""
+    state, frames = inbox.state, []
+    for size in sizes:
+        left = size
+        while left:
+            if inbox.grant_due:
+                state.recv_credit += max(0, inbox.grant())
+            frame = min(left, state.recv_credit - state.recv_wire - HEADER_SIZE)
+            assert frame > 0, f"{left} of {size} bytes wait for credit that nobody will give"
+            left -= frame
+            state.recv_wire += HEADER_SIZE + frame
+            state.recv_remaining = left or BOUNDARY
+            inbox.begin(frame, left)
+            land(inbox, bytes(frame))
+            inbox.complete(0 if left else END_MESSAGE, frame)
+            frames.append(frame)
+        assert inbox.take_message() is not None
+    return frames
+
+
+@pytest.mark.parametrize("size", [64 * KIB, 256 * KIB, 1024 * KIB])
+def test_messages_of_one_length_are_not_cut_where_credit_ends(size):
+    inbox = flowing(16 * 1024 * KIB)
+    cut(inbox, [100, 70 * KIB, 3000] + [size] * (8 * 1024 * KIB // size))  # until the window has grown
+    assert set(cut(inbox, [size] * 20)) == {size}
+
+
+@given(st.lists(st.integers(1, 600 * KIB), max_size=30))
+def test_a_sender_that_has_used_its_credit_is_always_given_more(sizes):
+    cut(flowing(2048 * KIB), sizes)

@@ -39,7 +39,6 @@ class Inbox:
         "_landed",
         "_memory",
         "_open_bytes",
-        "_owed",
         "_sink",
         "_sink_filled",
         "_target",
@@ -75,7 +74,6 @@ class Inbox:
         self._memory = memory
         self._open_bytes = 0  # wire bytes of the pieces that belong to the unfinished message
         self._unit = 0  # wire bytes of the last message in one frame; 0 if its length was not known
-        self._owed = 0  # wire bytes to come of the message that has begun
         self._target: Any = _NOWHERE
         self._landed = 0
         self._assembly: memoryview | None = None
@@ -93,7 +91,6 @@ class Inbox:
         """
         self._memory.unreserve(HEADER_SIZE + length)
         self._landed = 0
-        self._owed = HEADER_SIZE + remaining if 0 < remaining < UNKNOWN else 0
         if self._assembly is None and not self._open_bytes:
             self._unit = HEADER_SIZE + length + remaining if remaining < UNKNOWN else 0
         if target is not None:
@@ -328,13 +325,24 @@ class Inbox:
             self.window = window = min(2 * window, self.max_window)
             self._grown_at = arrived
         room = window + (window >> 8) - held  # a little for headers: the window is to hold its payload
-        if 0 < self._unit <= window:
-            # Whole messages of the length that came last: any other end of the credit cuts one in two.
-            room -= (room - self._owed) % self._unit
         want = room - outstanding
+        if self._unit and want >= window >> 2:
+            want = self._whole_messages(want, room)
         if want < window >> 2:
             return 0
         return want if self._memory.reserve(want) else -1
+
+    def _whole_messages(self, want: int, room: int) -> int:
+        """Less than ``want``, so that the credit ends where a message does if all are as long as the last.
+
+        Any other end cuts one in two: one more frame, and a short one. The whole of ``want`` when otherwise
+        a peer that has little credit left would get none.
+        """
+        owed = self.state.recv_remaining  # of the message that has begun
+        ahead = room - (HEADER_SIZE + owed if 0 < owed < UNKNOWN else 0)
+        whole = want - ahead % self._unit
+        quarter = self.window >> 2
+        return whole if whole >= quarter or want < 2 * quarter else want
 
     def close(self) -> None:
         """No more will come: return the promised bytes to the account."""
