@@ -1,5 +1,6 @@
 """Nobody reads what was not sent: pages come home after the peer's own word, or after they were cut loose."""
 
+import gc
 import hashlib
 import subprocess
 import sys
@@ -292,6 +293,41 @@ async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_whi
         context.foreign.sweep()
         assert context.foreign.quarantined == 0
         memory.append(0)
+
+
+async def test_foreign_memory_is_held_for_its_time_although_the_context_is_closed(make_context, monkeypatch):
+    timers = []
+
+    class Timer:
+        def __init__(self, seconds, function):
+            self.seconds, self.function, self.daemon = seconds, function, False
+
+        def start(self):
+            assert self.daemon, "the process could not end before"
+            timers.append(self)
+
+    monkeypatch.setattr("threading.Timer", Timer)
+    clock = Clock()
+    context = make_context(clock=clock, quarantine_seconds=30)
+    memory = bytearray(b"A" * 64 * KIB)
+    async with serving(context, trust_peer=True) as served:
+        stream, _, _ = await served.peer()
+        await stream.send(memory)
+        await until(lambda: in_socket(stream))
+        stream.connection.abort()
+    clock.now += 10
+    context.close()
+    if not context.by_reference:
+        assert not timers
+        return
+    del context, served, stream
+    gc.collect()
+    with pytest.raises(BufferError):
+        memory.append(0)
+    (timer,) = timers
+    assert timer.seconds == 20
+    timer.function()
+    memory.append(0)
 
 
 def silent_peer(port):

@@ -5,6 +5,7 @@ the acknowledgement; if the connection dies first, the export is kept on for a w
 the dead peer's references end, so the time is an estimate), bounded in bytes and counted.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -40,9 +41,23 @@ class ForeignQuarantine:
         """Let go of what has been kept long enough."""
         now = self._clock()
         while self._kept and self._kept[0][0] <= now:
-            _, export, nbytes = self._kept.popleft()
-            self.quarantined -= nbytes
-            release(export)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        _, export, nbytes = self._kept.popleft()
+        self.quarantined -= nbytes
+        release(export)
+
+    def close(self) -> None:
+        """The context is closed: hold what is left for as long as was meant, though nobody asks any more."""
+        if self._kept:
+            timer = threading.Timer(self._kept[-1][0] - self._clock(), self._empty)
+            timer.daemon = True  # a process that ends frees nothing that the kernel still refers to
+            timer.start()
+
+    def _empty(self) -> None:
+        while self._kept:
+            self._let_go()
 
 
 class ForeignMemory:
