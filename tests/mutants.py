@@ -93,7 +93,7 @@ def close_with_unread_input(patch: pytest.MonkeyPatch) -> None:
 
     def careless(self: Any, deadline: float) -> None:
         self.flush()
-        self._close(None)
+        self.ending._close(None)
 
     patch.setattr(Engine, "close", careless)
 

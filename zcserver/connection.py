@@ -167,7 +167,7 @@ class Connection:
         await self._changed.wait()
 
     def __repr__(self) -> str:
-        return f"<Connection {self.name} {self.engine.phase.value}>"
+        return f"<Connection {self.name} {self.engine.ending.phase.value}>"
 
     # -- what the engine calls (see engine.Driver) ---------------------------------------------------
 

@@ -1,53 +1,37 @@
 """One connection's machine: told "readable", "writable", "time is now T", it does all that can be done.
 
-It joins the codec (what the bytes mean), the receiver and the sender, and knows no event loop: a driver
-(``connection.py``, ``transport.py``) calls it and offers a few services in return. Nothing here waits.
+It joins the codec (what the bytes mean), the receiver, the sender and the ending, and knows no event loop: a
+driver (``connection.py``, ``transport/link.py``) calls it and offers a few services. Nothing here waits.
 """
 
 import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from enum import Enum
 from functools import partial
 from typing import Final, Protocol
 
 from zcserver_protocol import events
 from zcserver_protocol.codec import Codec
-from zcserver_protocol.errors import (
-    ErrorCode,
-    LocalProtocolError,
-    NotZCPError,
-    RemoteProtocolError,
-    TooManyStreams,
-)
+from zcserver_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TooManyStreams
 from zcserver_protocol.frames import END_STREAM, FEATURE_CRC32C
 from zcserver_protocol.states import UNANSWERED
 from zcserver_protocol.streams import Args, StreamState
 
 from .channel import Channel
 from .context import Context
-from .errors import (
-    ConnectionLostError,
-    HandshakeError,
-    MessageTooLargeError,
-    MisuseError,
-    PeerTimeoutError,
-    StreamResetError,
-)
+from .ending import Ending, Phase
+from .errors import ConnectionLostError, MessageTooLargeError, MisuseError, StreamResetError
 from .memory import Principal
 from .receiving.inbox import Inbox
 from .receiving.receiver import Receiver
 from .sending.lanes import Lanes
-from .sending.message import Outgoing, end_marker
+from .sending.message import Outgoing
 from .sending.sender import Sender
 from .sending.statistics import TransferStatistics
-from .strangers import recognise
 
 # Queued messages are written together at the end of the loop's turn, or at once when this much has come.
 _BATCH: Final = 1 << 20
-# After a refusal is written, how long the peer may take to read it before the socket is closed (seconds).
-_LINGER: Final = 1.0
 
 
 @contextlib.contextmanager
@@ -98,24 +82,12 @@ class Driver(Protocol):
         """The connection is over (cleanly when ``error`` is None). Called once."""
 
 
-class Phase(Enum):
-    """Where the connection is in its life; it only moves downwards."""
-
-    RUNNING = "running"
-    CLOSING = "closing"  # GOAWAY is sent, what was queued is still delivered
-    FINISHED = "finished"  # both ends are done: our FIN is sent, the peer's is awaited
-    LINGERING = "lingering"  # the peer broke the protocol: it was told why, and may read that
-    CLOSED = "closed"
-
-
 class Engine:
     """Call ``start`` first. Afterwards the driver calls ``on_*``, the application's side the rest."""
 
     def __init__(
         self, sock: socket.socket, role: str, context: Context, principal: Principal, driver: Driver
     ) -> None:
-        self.phase = Phase.RUNNING
-        self.error: BaseException | None = None
         self.statistics = TransferStatistics()
         self.name = principal.name
         self.principal = principal
@@ -149,13 +121,13 @@ class Engine:
             self.grant,
             self._on_refused,
         )
+        self.ending = Ending(self, sock, self._lanes, self._receiver, context, driver)
         self._unflushed = 0
         self._flush_scheduled = False
         self._openers_wait = False  # for the peer to allow one more stream
         self._watching = False  # the codec's clock for missing acknowledgements runs
         self._writer_armed = False
         self._wake = float("inf")
-        self._close_deadline = float("inf")
 
     # -- what the driver calls -----------------------------------------------------------------------
 
@@ -164,22 +136,23 @@ class Engine:
         self.flush()
 
     def on_readable(self) -> None:
-        if self.phase is Phase.CLOSED:
+        phase = self.ending.phase
+        if phase is Phase.CLOSED:
             return
-        if self.phase is Phase.LINGERING:
-            self._linger()
+        if phase is Phase.LINGERING:
+            self.ending.linger()
             return
         try:
             alive = self._receiver.read()
             self.codec.tick(self._driver.time(), self._receiver.heard)
         except RemoteProtocolError as error:
-            self._refuse(error)
+            self.ending.refuse(error)
             return
         except OSError as error:
-            self._lost(error)
+            self.ending.lost(error)
             return
         except BaseException as error:
-            self._broken(error)
+            self.ending.broken(error)
             raise
         self._flush_scheduled, scheduled = True, self._flush_scheduled  # what is queued there goes out here
         try:
@@ -191,53 +164,43 @@ class Engine:
         else:
             self.flush_soon()  # together with what the application answers to what has come
         if not alive:
-            self._end_of_input()
+            self.ending.end_of_input()
 
     def on_writable(self) -> None:
-        if self.phase is not Phase.CLOSED:
+        if self.ending.phase is not Phase.CLOSED:
             self.flush()
 
     def on_time(self) -> None:
         """A deadline may have passed."""
-        if self.phase is Phase.CLOSED:
-            return
         self._wake = float("inf")
         # A process that was stopped for a while finds its deadlines passed and the peer's bytes waiting.
         self.on_readable()
-        if self._is_closed():
+        if self.ending.phase is Phase.CLOSED:
             return
         now = self._driver.time()
-        if now >= self._close_deadline:
-            if self.phase is Phase.LINGERING:
-                self._close(self.error)
-            else:
-                left = self.sender.ledger.framed - self.sender.ledger.acknowledged
-                self.abort(
-                    PeerTimeoutError(f"{self.name} had not acknowledged {left} bytes by the closing deadline")
-                )
+        if now >= self.ending.deadline:
+            self.ending.overdue()
             return
         try:
             self.codec.tick(now, False)
         except RemoteProtocolError as error:
-            self._refuse(error)
+            self.ending.refuse(error)
             return
         self.flush()
-
-    def _is_closed(self) -> bool:
-        return self.phase is Phase.CLOSED
 
     def flush(self) -> None:
         """Write what may be written; then see whether the connection's end has come nearer."""
         self._unflushed = 0
-        if self.phase is Phase.CLOSED or self.phase is Phase.LINGERING:
+        phase = self.ending.phase
+        if phase is Phase.CLOSED or phase is Phase.LINGERING:
             return
         try:
             blocked = self.sender.pump()
         except OSError as error:
-            self._hear_out(error)
+            self.ending.hear_out(error)
             return
         except BaseException as error:
-            self._broken(error)
+            self.ending.broken(error)
             raise
         if self._openers_wait and self.codec.openable:
             self._openers_wait = False
@@ -245,8 +208,8 @@ class Engine:
         if blocked is not self._writer_armed:
             self._writer_armed = blocked
             self._driver.arm_writer(blocked)
-        if self.phase is not Phase.RUNNING or self.codec.goaway_received:
-            self._approach_end()
+        if self.ending.phase is not Phase.RUNNING or self.codec.goaway_received:
+            self.ending.approach()
         self._arm_timer()
 
     def _arm_timer(self) -> None:
@@ -254,18 +217,39 @@ class Engine:
             self._watching = not self._watching
             self.codec.tick(self._driver.time(), False)
         deadline = self.codec.deadline()
-        wanted = self._close_deadline if deadline is None else min(deadline, self._close_deadline)
+        wanted = self.ending.deadline if deadline is None else min(deadline, self.ending.deadline)
         if wanted < self._wake:
             self._wake = wanted
             self._driver.wake_at(wanted)
 
+    def stop_writing(self) -> None:
+        """Nothing will be written any more: be woken for input and for the ending's deadline alone."""
+        if self._writer_armed:
+            self._writer_armed = False
+            self._driver.arm_writer(False)
+        self._wake = float("inf")
+        self._arm_timer()
+
     # -- what the application's side calls -----------------------------------------------------------
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the connection; None while it lives, and when both ends took leave."""
+        return self.ending.error
+
+    def close(self, deadline: float) -> None:
+        """Begin a graceful close: deliver what is queued, then part; abort at ``deadline``."""
+        self.ending.close(deadline)
+
+    def abort(self, error: BaseException) -> None:
+        """Drop the connection now; everything unfinished fails with ``error``."""
+        self.ending.abort(error)
 
     def check_alive(self) -> None:
         """Raise what ended the connection, if anything did."""
-        if self.error is not None:
-            raise self.error.with_traceback(None)
-        if self.phase is Phase.CLOSED:
+        if self.ending.error is not None:
+            raise self.ending.error.with_traceback(None)
+        if self.ending.phase is Phase.CLOSED:
             raise ConnectionLostError(f"the connection {self.name} is closed")
 
     def unacknowledged(self, channel: Channel) -> int:
@@ -364,12 +348,12 @@ class Engine:
 
     def _regrant(self, channel: Channel) -> None:
         channel.starving = False
-        if self.phase is not Phase.CLOSED:
+        if self.ending.phase is not Phase.CLOSED:
             self.grant(channel)
 
     def reset(self, channel: Channel, code: int, reason: str) -> None:
         """Give the stream up, both ways. A frame that was begun is finished first."""
-        if self.phase is Phase.CLOSED or channel.error is not None or self._gone(channel):
+        if self.ending.phase is Phase.CLOSED or channel.error is not None or self._gone(channel):
             return
         error = StreamResetError(code, reason)
         self.sender.cut(channel, error, partial(self._send_reset, channel, code, reason))
@@ -395,7 +379,7 @@ class Engine:
                 self.sender.make_ready(event.stream.owner)
             case events.Opened():
                 channel = self._channel(event.stream)
-                if self.phase is Phase.RUNNING:
+                if self.ending.phase is Phase.RUNNING:
                     self._driver.stream_opened(channel)
                 else:
                     self.reset(channel, ErrorCode.REFUSED, "this end is closing the connection")
@@ -444,160 +428,3 @@ class Engine:
         """A file could not be read on: what was promised is kept, the rest is given up."""
         failed = isinstance(error, OSError) and error.errno is not None
         self.reset(channel, ErrorCode.INTERNAL if failed else ErrorCode.CHANGED, str(error))
-
-    # -- the end -------------------------------------------------------------------------------------
-
-    def close(self, deadline: float) -> None:
-        """Begin a graceful close (rule 11): deliver what is queued, then part; abort at ``deadline``."""
-        if self.phase is not Phase.RUNNING:
-            return
-        if self.codec.peer is None:
-            self._close(None)
-            return
-        self.phase = Phase.CLOSING
-        self._close_deadline = deadline
-        self.codec.goaway(ErrorCode.NO_ERROR, "")
-        self.flush()
-
-    def _approach_end(self) -> None:
-        codec = self.codec
-        if self.phase is Phase.CLOSING:
-            delivered = not self.sender.ledger
-            for state in list(codec.streams.values()):
-                channel: Channel = state.owner
-                if channel.handled:
-                    continue  # a handler still works on it: running transfers are finished first
-                if channel.last_completion is None:
-                    self.send(channel, end_marker())
-                elif delivered and not channel.outgoing:
-                    # Nothing more from us; what the peer would still send, nobody here will read.
-                    self.reset(channel, ErrorCode.CANCELLED, "the receiver closed the connection")
-        elif self.phase is Phase.RUNNING and not codec.streams and not codec.goaway_sent:
-            codec.goaway(ErrorCode.NO_ERROR, "")
-            self.flush_soon()
-        if (
-            codec.finished
-            and self.phase is not Phase.FINISHED
-            and not codec.control_pending
-            and self.sender.idle
-        ):
-            self.phase = Phase.FINISHED
-            if self._close_deadline == float("inf"):
-                self._close_deadline = self._driver.time() + self._context.close_seconds
-            with contextlib.suppress(OSError):  # the peer's FIN may have come first
-                self._sock.shutdown(socket.SHUT_WR)
-
-    def _end_of_input(self) -> None:
-        if self.phase is Phase.CLOSED:
-            return
-        if self.codec.finished:
-            self._close(None)
-        elif self.codec.peer is None:
-            self._close(
-                HandshakeError(
-                    f"{self.name} closed the connection during the handshake: it may not speak ZCP/1"
-                )
-            )
-        else:
-            self._close(
-                ConnectionLostError(f"{self.name} closed the connection before the transfer was complete")
-            )
-
-    def _lost(self, error: OSError) -> None:
-        if self.phase is Phase.FINISHED:
-            self._close(None)  # everything was delivered both ways; only the farewell went wrong
-            return
-        self._close(ConnectionLostError(f"the connection to {self.name} was lost: {error.strerror or error}"))
-
-    def _hear_out(self, error: OSError) -> None:
-        """Writing failed: the peer is gone, but what it said last is still there to be read.
-
-        It may have acknowledged everything, or told why it goes.
-        """
-        try:
-            while not self._receiver.reading and self._receiver.read() and self._receiver.heard:
-                pass
-        except RemoteProtocolError:
-            pass  # said to somebody who is gone
-        except OSError as last:
-            if last.errno == errno.ECONNABORTED:
-                error = last
-        if self.phase is not Phase.CLOSED:
-            self._lost(error)
-
-    def _broken(self, error: BaseException) -> None:
-        """A bug of ours, or KeyboardInterrupt: the state is unknown, so the connection is over."""
-        lost = ConnectionLostError(f"the connection {self.name} was given up: {error!r}")
-        lost.__cause__ = error
-        if self.phase is not Phase.CLOSED:
-            self._close(lost)
-
-    def _refuse(self, error: RemoteProtocolError) -> None:
-        """The peer broke the protocol or fell silent: tell it, give it a moment to read that, close."""
-        kind: type[ConnectionLostError] = ConnectionLostError
-        if error.code == ErrorCode.TIMEOUT:
-            kind = PeerTimeoutError
-        if self.codec.peer is None:
-            kind = HandshakeError
-        words, answer = str(error), b""
-        if isinstance(error, NotZCPError):
-            what, answer = recognise(error.began)
-            words = f"{error} ({what})"
-        self.error = kind(f"{self.name}: {words}")
-        self.error.__cause__ = error
-        self.phase = Phase.LINGERING
-        self._fail_streams(self.error)  # the application need not wait until the socket is closed
-        try:
-            if answer:
-                self._lanes.send_control(memoryview(answer), False)
-            else:
-                self.sender.farewell()
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:  # it is gone already, or takes nothing
-            self._close(self.error)
-            return
-        if error.code == ErrorCode.TIMEOUT:
-            self._close(self.error)
-            return
-        if self._writer_armed:
-            self._writer_armed = False
-            self._driver.arm_writer(False)
-        self._close_deadline = self._driver.time() + _LINGER
-        self._wake = float("inf")
-        self._arm_timer()
-
-    def _linger(self) -> None:
-        """Read on so that closing sends no RST, which would destroy the refusal before it is read."""
-        scratch = bytearray(65536)
-        try:
-            while self._context.kernel.recv_into(self._sock, scratch):
-                pass
-        except BlockingIOError:
-            return
-        except OSError:
-            pass  # reset by the peer: the same end
-        self._close(self.error)
-
-    def abort(self, error: BaseException) -> None:
-        """Drop the connection now; everything unfinished fails with ``error``."""
-        if self.phase is not Phase.CLOSED:
-            with contextlib.suppress(OSError):  # an acknowledgement may be due, and still go through
-                self.sender.farewell()
-            self._close(error)
-
-    def _close(self, error: BaseException | None) -> None:
-        self.phase = Phase.CLOSED
-        self.error = error
-        self._driver.detach()
-        self._sock.close()
-        self._receiver.close()
-        # Only now may memory be cut loose: DONTNEED destroys our own content too (rule 2).
-        reason = error if error is not None else ConnectionLostError(f"the connection {self.name} is closed")
-        self.sender.fail(reason)
-        self._fail_streams(reason)
-        self._context.pool.retire(self.principal)
-        self._driver.closed(error)
-
-    def _fail_streams(self, error: BaseException) -> None:
-        for state in list(self.codec.streams.values()):
-            state.owner.fail(error)
