@@ -1,5 +1,8 @@
 """The peer's socket holds our very pages, whatever TCP has acknowledged, and nothing was copied."""
 
+import errno
+import os
+
 import anyio
 import pytest
 
@@ -116,3 +119,20 @@ async def test_the_pages_of_a_file_are_in_flight_in_the_same_sense(make_context,
         assert peer.messages[theirs.id] == [b"B" * SIZE]
         assert stream.connection.statistics.file_bytes == SIZE
         assert stream.connection.statistics.copied_bytes == 0
+
+
+async def test_without_a_descriptor_for_the_pipe_the_same_bytes_are_copied(make_context, kernel, monkeypatch):
+    context = make_context()
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        buffer = await fill(stream.connection, MIB, b"A")
+
+        def none_left():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(kernel, "pipe", none_left)
+        completion = await stream.send(buffer)
+        await peer.read_until(lambda: theirs.id in peer.messages)
+        await completion.wait()
+        assert peer.messages[theirs.id] == [b"A" * MIB]
+        assert stream.connection.statistics.reference_bytes == 0

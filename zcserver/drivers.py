@@ -6,8 +6,10 @@ connection wait there. Sockets are registered by number and unregistered before 
 """
 
 import asyncio
+import errno
 import functools
 import math
+import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -177,6 +179,9 @@ class TrioLoop:
                 future.set_result(await self._trio.to_thread.run_sync(work, limiter=self._readers()))
             except OSError as error:
                 future.set_exception(error)
+            except self._trio.Cancelled:  # while it waited for a thread
+                done(0, OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))
+                raise
             _deliver(future, done)
 
         self._tasks.start_soon(run)

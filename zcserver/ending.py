@@ -11,7 +11,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from zcserver_protocol.errors import ErrorCode, NotZCPError, RemoteProtocolError
+from zcserver_protocol.errors import ErrorCode, LocalProtocolError, NotZCPError, RemoteProtocolError
 
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, PeerTimeoutError
@@ -164,15 +164,13 @@ class Ending:
         except OSError as last:
             if last.errno == errno.ECONNABORTED:
                 error = last
-        if self.phase is not Phase.CLOSED:
-            self.lost(error)
+        self.lost(error)
 
     def broken(self, error: BaseException) -> None:
         """A bug of ours, or KeyboardInterrupt: the state is unknown, so the connection is over."""
         lost = ConnectionLostError(f"the connection {self._name} was given up: {error!r}")
         lost.__cause__ = error
-        if self.phase is not Phase.CLOSED:
-            self._close(lost)
+        self._close(lost)
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """The peer broke the protocol or fell silent: tell it, give it a moment to read that, close."""
@@ -181,6 +179,8 @@ class Ending:
             kind = PeerTimeoutError
         if self._codec.peer is None:
             kind = HandshakeError
+        with contextlib.suppress(LocalProtocolError):  # the codec has said so itself, if it was its finding
+            self._codec.goaway(error.code, str(error))
         words, answer = str(error), b""
         if isinstance(error, NotZCPError):
             what, answer = recognise(error.began)
@@ -226,6 +226,8 @@ class Ending:
     # -- the end itself ------------------------------------------------------------------------------
 
     def _close(self, error: BaseException | None) -> None:
+        if self.phase is Phase.CLOSED:
+            return  # a callback of the application's came first, while this way was taken
         self.phase = Phase.CLOSED
         self.error = error
         self._driver.detach()

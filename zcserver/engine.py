@@ -144,6 +144,8 @@ class Engine:
             return
         try:
             alive = self._receiver.read()
+            if self.ending.phase is Phase.CLOSED:
+                return  # by a callback of the application's
             self.codec.tick(self._driver.time(), self._receiver.heard)
         except RemoteProtocolError as error:
             self.ending.refuse(error)

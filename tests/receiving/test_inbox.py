@@ -65,6 +65,22 @@ def test_a_message_that_ends_in_mid_frame_of_small_memory_goes_on_in_the_next(in
     assert bytes(small) + bytes(rest[: inbox.detach()]) == content
 
 
+@pytest.mark.parametrize("first", [SIZE, 0])
+def test_memory_taken_back_gives_the_message_back_with_its_end(inbox, first):
+    inbox.mode = CHUNKS
+    inbox.attach(memoryview(bytearray(SIZE)))
+    inbox.begin(first, 0)
+    land(inbox, b"1" * first)
+    inbox.complete(END_MESSAGE, first)
+    assert inbox.sink_done
+    inbox.give_back()
+    inbox.begin(SIZE, 0)
+    land(inbox, b"2" * SIZE)
+    inbox.complete(END_MESSAGE, SIZE)
+    assert inbox.messages == 2
+    assert [bytes(inbox.take_message()) for _ in range(2)] == [b"1" * first, b"2" * SIZE]
+
+
 def stream_through(inbox, nbytes):
     """Let so many bytes come as messages that are taken at once, with credit granted as the engine does."""
     state = inbox.state

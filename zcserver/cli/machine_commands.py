@@ -91,31 +91,14 @@ def _serve(
       zcserver serve --topics --retain 256M --pool-size 1G
       tail -f app.log | zcserver serve --stdin log --stdin-as lines
     """
+    # Every other parameter is a setting of the same name.
+    given: dict[str, Any] = {
+        name: value for name, value in locals().items() if name not in ("config", "verbose")
+    }
+    given["access_log"] = access_log or ("-" if verbose else None)
     from .serve import serve_directory
     from .settings import serve_settings
 
-    given: dict[str, Any] = {
-        "roots": roots,
-        "bind": bind,
-        "port": port,
-        "writable": writable,
-        "hidden": hidden,
-        "links": links,
-        "topics": topics,
-        "stdin": stdin,
-        "stdin_as": stdin_as,
-        "retain": retain,
-        "retain_count": retain_count,
-        "retain_seconds": retain_seconds,
-        "allow_block": allow_block,
-        "pool_size": pool_size,
-        "limit_rate": limit_rate,
-        "lanes": lanes,
-        "grace": grace,
-        "access_log": access_log or ("-" if verbose else None),
-        "log_format": log_format,
-        "summary": summary,
-    }
     settings = serve_settings(given, config=config)
     raise typer.Exit(run(serve_directory, settings))
 

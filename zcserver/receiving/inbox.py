@@ -40,6 +40,7 @@ class Inbox:
         "_memory",
         "_open_bytes",
         "_sink",
+        "_sink_ends",
         "_sink_filled",
         "_target",
         "_unit",
@@ -80,6 +81,7 @@ class Inbox:
         self._assembly_total = 0
         self._sink: memoryview | None = None
         self._sink_filled = 0
+        self._sink_ends = False  # the message ended in it
 
     # -- the receiver's side -------------------------------------------------------------------------
 
@@ -170,6 +172,7 @@ class Inbox:
             self._assembly_total = 0
         elif target is None and length:  # all of it went to the sink
             self.sink_done = self.sink_done or ends
+            self._sink_ends = ends
             return self.sink_done or self.ended
         if length or ends:
             landed = self._landed
@@ -258,6 +261,7 @@ class Inbox:
         """Let the rest of the current message land in ``sink``, beginning with what is queued."""
         self._sink = sink
         self._sink_filled = 0
+        self._sink_ends = False
         self.sink_done = not len(sink)
         self._pour()
 
@@ -281,6 +285,7 @@ class Inbox:
                 self.messages -= 1
             else:
                 self._open_bytes = max(0, self._open_bytes - wire)
+            self._sink_ends = ends
             self.sink_done = ends or self._sink_filled == len(sink)
 
     def detach(self) -> int:
@@ -291,9 +296,9 @@ class Inbox:
     def give_back(self) -> None:
         """A cancelled ``receive_into``: what landed in the sink becomes the head of the queue again."""
         sink, filled = self._sink, self.detach()
-        if filled:
+        ends = self._sink_ends
+        if filled or ends:
             assert sink is not None
-            ends = self.sink_done and filled < len(sink)
             self.pieces.appendleft((memoryview(bytes(sink[:filled])), ends, filled))
             self.held += filled
             self.messages += ends

@@ -70,6 +70,7 @@ class Receiver:
         self._on_refused = on_refused
         self.heard = False  # whether the last ``read`` got any bytes
         self.reading = False  # ``read`` is at work: it must not be called from what it calls
+        self._closed = False  # perhaps by what ``read`` called
         self._own = memoryview(bytearray(_STAGING))
         self._next_header = self._own[:HEADER_SIZE]
         self._staging = self._own  # or a block, from which slices were handed out
@@ -104,6 +105,8 @@ class Receiver:
                 turn += count
                 self.heard = True
                 self._parse()
+                if self._closed:
+                    return True
                 if codec.acknowledgeable - codec.acknowledged >= codec.acknowledge_every:
                     self._acknowledge()
                 if count < wanted:
@@ -124,6 +127,7 @@ class Receiver:
 
     def close(self) -> None:
         """The connection is over: hold no memory of the account, whatever it was in the middle of."""
+        self._closed = True
         self._staging = self._own
         self._start = self._end = 0
         self._inbox = None
@@ -218,9 +222,10 @@ class Receiver:
                 step = min(have, left)
                 staged = self._staging[self._start : self._start + step]
                 if inbox is not None and not self._in_place:
-                    target = inbox.landing(left)
-                    step = min(step, len(target))
-                    target[:step] = staged = staged[:step]
+                    target = inbox.landing(left)[:step]
+                    step = len(target)
+                    target[:] = staged[:step]
+                    staged = target  # what is staged is overwritten before a checksum is taken
                     self._statistics.received_copied_bytes += step
                 self._start += step
                 self._landed(staged, step)

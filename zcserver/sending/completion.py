@@ -1,9 +1,12 @@
 """What ``send`` returns: a promise about the peer, not about the kernel."""
 
+import logging
 from collections.abc import Callable, Generator
 from typing import Any
 
 import anyio
+
+_log = logging.getLogger("zcserver")
 
 
 class Completion:
@@ -40,7 +43,10 @@ class Completion:
         return self._error
 
     def add_done_callback(self, callback: Callable[["Completion"], object]) -> None:
-        """Call ``callback(self)`` in the event loop's thread when it resolves; at once if it already has."""
+        """Call ``callback(self)`` in the event loop's thread when it resolves; at once if it already has.
+
+        What it raises then is logged.
+        """
         if self.done:
             callback(self)
         elif self._callbacks is None:
@@ -59,4 +65,7 @@ class Completion:
         if self._callbacks is not None:
             callbacks, self._callbacks = self._callbacks, None
             for callback in callbacks:
-                callback(self)
+                try:
+                    callback(self)
+                except Exception:  # noqa: BLE001 – the program's; others are to learn their fate
+                    _log.exception("%r raised, called when a message was acknowledged or lost", callback)

@@ -41,23 +41,17 @@ class ForeignQuarantine:
         """Let go of what has been kept long enough."""
         now = self._clock()
         while self._kept and self._kept[0][0] <= now:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        _, export, nbytes = self._kept.popleft()
-        self.quarantined -= nbytes
-        release(export)
+            _, export, nbytes = self._kept.popleft()
+            self.quarantined -= nbytes
+            release(export)
 
     def close(self) -> None:
         """The context is closed: hold what is left for as long as was meant, though nobody asks any more."""
         if self._kept:
-            timer = threading.Timer(self._kept[-1][0] - self._clock(), self._empty)
+            kept, self._kept = self._kept, deque()
+            timer = threading.Timer(kept[-1][0] - self._clock(), kept.clear)  # dropping an export releases it
             timer.daemon = True  # a process that ends frees nothing that the kernel still refers to
             timer.start()
-
-    def _empty(self) -> None:
-        while self._kept:
-            self._let_go()
 
 
 class ForeignMemory:

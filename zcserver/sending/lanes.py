@@ -73,7 +73,11 @@ class Lanes:
             self._send_copies(one_frame, COPY)
 
     def _send_references(self, one_frame: bool) -> None:
-        pipe = self._pipes.take()
+        try:
+            pipe = self._pipes.take()
+        except OSError:  # out of descriptors
+            self._send_copies(one_frame, REFERENCE)
+            return
         slots = pipe.slots if pipe.slots < PIECE_SLOTS else PIECE_SLOTS
         count, total, frames = self._gather(slots, one_frame)
         # (The rest of a message that began to go by reference follows it, however short it is.)
@@ -94,7 +98,7 @@ class Lanes:
             self._advance(sent, REFERENCE)
             pipe.discard()
             raise
-        except OSError:
+        except BaseException:
             # How much the socket took before the error cannot be known: treat all of it as in flight.
             for frame in list(self.train)[:frames]:
                 frame.outgoing.referenced = True
