@@ -100,15 +100,15 @@ class RawPeer:
         return total
 
     async def read(self) -> int:
-        """As ``read_now``, after waiting until there is something."""
+        """As ``read_now``, after waiting until there is something. EOFError when there will be nothing."""
+        if self.fin:
+            raise EOFError("the other end has closed its side")
         await anyio.wait_readable(self.sock)
         return self.read_now()
 
     async def read_until(self, condition: Callable[[], object], *, acknowledge: bool = True) -> None:
         """Read on, acknowledging everything (or only granting and answering), until ``condition`` holds."""
         while not condition():
-            if self.fin:
-                raise EOFError("the other end has closed its side")
             await self.read()
             await self.answer(acknowledge)
 

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 import zcserver
-from tests.raw_peer import RawPeer, dial
+from tests.raw_peer import RawPeer, deadline, dial
 from tests.transport.recorders import KIB, MIB, Recorder, paired, until
 from zcserver.transport.link import BYTE_STREAM
 
@@ -42,10 +42,11 @@ class Gate:
             factory, "127.0.0.1", 0, context=self.context, **self.settings
         )
         self.peer = RawPeer(dial(self.listening.sockets[0].getsockname()[1]))
-        await self.peer.shake_hands()
-        self.stream = self.peer.codec.open(BYTE_STREAM, "/", {}, 1 << 40)
-        await self.peer.flush()
-        await until(lambda: accepted and accepted[0].transport is not None)
+        with deadline():
+            await self.peer.shake_hands()
+            self.stream = self.peer.codec.open(BYTE_STREAM, "/", {}, 1 << 40)
+            await self.peer.flush()
+            await until(lambda: accepted and accepted[0].transport is not None)
         self.protocol = accepted[0]
         self.transport = self.protocol.transport
         return self
@@ -53,15 +54,17 @@ class Gate:
     async def arrived(self, nbytes):
         """The first ``nbytes`` bytes, read and acknowledged now."""
         received = self.peer.messages
-        await self.peer.read_until(lambda: sum(map(len, received.get(self.stream.id, ()))) >= nbytes)
+        with deadline():
+            await self.peer.read_until(lambda: sum(map(len, received.get(self.stream.id, ()))) >= nbytes)
         return b"".join(received[self.stream.id])
 
     async def __aexit__(self, *_):
         self.transport.abort()
-        await self.protocol.lost
-        self.peer.close()
-        self.listening.close()
-        await self.listening.wait_closed()
+        with deadline():
+            await self.protocol.lost
+            self.peer.close()
+            self.listening.close()
+            await self.listening.wait_closed()
 
 
 MUTABLE = {
