@@ -1,5 +1,6 @@
 """What goes wrong is said clearly, costs as little as it must, and never hangs."""
 
+import errno
 import logging
 import os
 import resource
@@ -245,6 +246,30 @@ async def test_misuse_of_buffers_and_streams_is_named(make_context):
         assert bytes(await theirs.receive()) == b"\7" * 10_000
         with pytest.raises(anyio.EndOfStream):
             await theirs.receive()
+
+
+async def test_an_address_family_that_is_off_on_this_machine_is_passed_over(make_context, monkeypatch):
+    async def both(host, port, **_):
+        v6 = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", port, 0, 0))
+        return [v6, (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+    class WithoutV6(socket.socket):
+        def __init__(self, family=-1, *arguments, **options):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *arguments, **options)
+
+    async def handler(stream):
+        await stream.end()
+
+    context = make_context()
+    async with zcserver.serve(handler, "127.0.0.1", 0, context=context) as server:
+        monkeypatch.setattr(anyio, "getaddrinfo", both)
+        monkeypatch.setattr(socket, "socket", WithoutV6)
+        with deadline():
+            async with zcserver.connect("localhost", server.port, context=context) as connection:
+                stream = await connection.open("GET", "/")
+                assert [message async for message in stream] == []
 
 
 async def test_a_refused_send_changes_nothing(make_context):

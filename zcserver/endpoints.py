@@ -129,7 +129,11 @@ async def _dial(host: str, port: int, context: Context) -> socket.socket:
         raise ConnectionLostError(f"the name {host!r} cannot be resolved: {error.strerror}") from error
     failures: list[OSError] = []
     for family, kind, protocol, _, address in found:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # a family that is off on this machine; the name may have others
+            failures.append(error)
+            continue
         try:
             unpaced = begin_unpaced(sock, context.capabilities, context.kernel)
             await _connect(sock, address)

@@ -8,7 +8,10 @@ import socket
 import pytest
 
 import zcserver
+from tests.raw_peer import RawPeer, deadline, dial
 from tests.transport.recorders import MIB, Recorder, serving, until
+from zcserver.transport.link import BYTE_STREAM
+from zcserver_protocol.errors import ErrorCode
 
 pytestmark = pytest.mark.asyncio
 
@@ -170,6 +173,23 @@ async def test_a_server_of_byte_streams_refuses_other_streams_and_a_second_one(m
         await first.response()
         with pytest.raises(zcserver.StreamResetError, match="one byte stream"):
             await (await connection.open("BYTES", "/")).response()
+
+
+async def test_a_byte_stream_that_is_given_up_in_the_same_breath_gets_no_protocol(make_context, caplog):
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    listening = await zcserver.create_server(Recorder, "127.0.0.1", 0, context=make_context())
+    with RawPeer(dial(listening.sockets[0].getsockname()[1])) as peer, deadline():
+        await peer.shake_hands()
+        stream = peer.codec.open(BYTE_STREAM, "/", {}, 1 << 20)
+        peer.codec.reset(stream, ErrorCode.CANCELLED, "changed my mind")
+        await peer.flush()
+        while not peer.fin:
+            await peer.read()
+    listening.close()
+    await listening.wait_closed()
+    assert not reported
+    assert "changed my mind" in caplog.text
 
 
 async def test_a_factory_that_fails_costs_its_connection_and_is_reported(make_context):

@@ -27,7 +27,9 @@ class ReceiveMemory:
         self.limit = limit
         self.promised = 0  # bytes of credit that peers have and have not used
         self._pool = pool
-        self._starved: list[Callable[[], object]] = []
+        self._starved: deque[Callable[[], object]] = deque()
+        self._returns = 0  # times that memory came back through a destructor, in whatever thread
+        self._returns_at_refusal = 0
         self._overflow = 0  # bytes that found no place in the pool and were mapped on their own
         self._overflow_freed: deque[int] = deque()
         pool.on_return(self._returned)
@@ -40,8 +42,10 @@ class ReceiveMemory:
         return self.promised + self._pool.live + self._overflow
 
     def reserve(self, nbytes: int) -> bool:
-        """Promise ``nbytes`` of credit; False when the account is full."""
+        """Promise ``nbytes`` of credit; False when the account is full: see ``when_free``."""
+        returns = self._returns
         if self.used + nbytes > self.limit:
+            self._returns_at_refusal = returns
             return False
         self.promised += nbytes
         return True
@@ -73,16 +77,21 @@ class ReceiveMemory:
 
     def _returned(self) -> None:
         # Runs wherever the last view died: in any thread, or within the garbage collector.
-        if self._starved:
-            self._wake()
+        self._returns += 1
+        self._wake()
 
     def when_free(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` once, from any thread, when room may have come back."""
+        """Call ``callback`` once, from any thread, when room may have come back since ``reserve`` refused."""
         self._starved.append(callback)
+        if self._returns != self._returns_at_refusal:  # another thread had nobody to wake
+            self._wake()
 
     def _wake(self) -> None:
-        starved, self._starved = self._starved, []
-        for callback in starved:
+        while self._starved:
+            try:
+                callback = self._starved.popleft()
+            except IndexError:  # another thread was faster
+                return
             callback()
 
     def held(self) -> str:

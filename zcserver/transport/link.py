@@ -116,7 +116,10 @@ class Link:
         elif self._client:
             self._request()
         elif self.channel is not None:
-            self._agreed(self.channel)
+            if self.channel.error is None:
+                self._agreed(self.channel)
+            else:
+                self.abort(HandshakeError(f"{self.name} gave its byte stream up at once: {self.channel.error}"))
 
     def _request(self) -> None:
         channel = self.channel
