@@ -108,7 +108,7 @@ def test_a_single_file_still_goes_through_a_link(url, served, local, outside):
 
 def test_what_is_excluded_stays_also_where_a_file_takes_the_place_of_its_folder(url, served, local):
     plant(served, ["free", "held"])
-    plant(local, ["copy/free/inner/a", "copy/held/b", "copy/held/own.cfg"])
+    plant(local / "copy", ["free/inner/a", "held/b", "held/own.cfg"])
     plan = told("sync", url, "copy", "--delete", "--dry-run")
     assert plan["removed"] == 6
     done = told("sync", url, "copy", "--delete", "--exclude", "*.cfg", code=16)
@@ -126,3 +126,59 @@ def test_a_sync_that_deletes_replaces_whatever_is_no_file(url, served, local, ma
     make(local / "copy" / "file")
     assert told("sync", url, "copy", "--delete")["removed"] == 1
     assert content_of(local / "copy") == content_of(served)
+
+
+# -- to a server -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def there(served, local):
+    """Where the tree ``local/copy`` is to go: with links that its server would follow."""
+    plant(local / "copy", ["file", "folder/inner/two", "folder/one", "pipe", "rest"])
+    plant(served / "real", ["file", "folder/one"])
+    directory = served / "there"
+    directory.mkdir()
+    (directory / "file").symlink_to("../real/file")
+    (directory / "folder").symlink_to("../real/folder")
+    os.mkfifo(directory / "pipe")
+    return directory
+
+
+@pytest.mark.parametrize("options", [[], ["--include", "*"]])
+def test_a_sync_to_a_server_goes_through_no_link_either(writable_url, served, there, options):
+    before = everything(served / "real")
+    done = told("sync", "copy", f"{writable_url}/there", *options, code=16)
+    failed = {failure["error"].removeprefix(f"/{served.name}/there/") for failure in done["failures"]}
+    assert failed == {f"file {IN_THE_WAY}", f"folder {IN_THE_WAY}", "pipe is a FIFO, not a file"}
+    assert len(done["failures"]) == 3
+    assert done["files"] == 1
+    assert (there / "rest").read_text() == "the new rest"
+    assert everything(served / "real") == before
+
+
+@pytest.mark.parametrize("options", [[], ["--include", "*"]])
+def test_a_sync_to_a_server_that_deletes_replaces_what_is_in_the_way(
+    writable_url, served, local, there, options
+):
+    before = everything(served / "real")
+    plan = told("sync", "copy", f"{writable_url}/there", "--delete", "--dry-run", *options)
+    assert (there / "file").is_symlink()
+    done = told("sync", "copy", f"{writable_url}/there", "--delete", *options)
+    for outcome in (plan, done):
+        assert (outcome["files"], outcome["removed"]) == (5, 3)
+        assert [name.rpartition("/")[2] for name in outcome["deleted"]] == ["file", "folder", "pipe"]
+    assert content_of(there, times=not options) == content_of(local / "copy", times=not options)
+    assert everything(served / "real") == before
+
+
+def test_what_is_excluded_stays_on_a_server_too(writable_url, served, local):
+    plant(local / "copy", ["free", "held"])
+    plant(served / "there", ["free/inner/a", "held/b", "held/own.cfg"])
+    url = f"{writable_url}/there"
+    assert told("sync", "copy", url, "--delete", "--dry-run")["removed"] == 6
+    done = told("sync", "copy", url, "--delete", "--exclude", "*.cfg", code=16)
+    assert [failure["path"].rpartition("/")[2] for failure in done["failures"]] == ["held"]
+    assert (served / "there" / "free").read_text() == "the new free"
+    assert (served / "there" / "held" / "own.cfg").exists()
+    assert told("sync", "copy", url, "--delete")["removed"] == 2
+    assert content_of(served / "there") == content_of(local / "copy")

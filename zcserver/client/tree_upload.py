@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from zcserver.errors import StreamResetError, TransferError
-from zcserver.file_protocol import Entry, escape, unescape
+from zcserver.file_protocol import EXISTS, Entry, escape, unescape
 from zcserver.pace import Pace
 from zcserver_protocol.errors import ErrorCode
 
@@ -47,6 +47,8 @@ class TreeUpload:
         self._there: dict[str, Entry] = {}  # what the server has, by relative local path
         self._wanted: set[str] = set()
         self._touched: set[str] = set()  # folders in which something was done
+        self._made: set[str] = set()  # folders
+        self._left_out = "/"  # the folder whose content is being left out; no path begins with a slash
         self._folders: list[LocalEntry] = []
 
     async def run(self) -> TreeReport:
@@ -99,13 +101,13 @@ class TreeUpload:
         """Make a folder; True for a file that is to be sent."""
         options = self._options
         self._wanted.add(entry.path)
+        if entry.path.startswith(self._left_out):
+            return False
         if entry.error is not None:
             raise entry.error
-        there = self._there.get(entry.path)
         if entry.type == "directory":
             if options.select.all_included:
-                if there is None or there.type != "directory":
-                    await self._make_folder(entry.path, there)
+                await self._make_folder(entry.path)
                 self._folders.append(entry)
             return False
         if entry.type != "file":
@@ -113,29 +115,44 @@ class TreeUpload:
             return False
         if not options.select.includes(entry.path):
             return False
-        if there is not None and there.type == "file" and (there.size, there.mtime_ns) == (
-            entry.size, entry.mtime_ns,
-        ):  # fmt: skip
+        if not options.select.all_included:
+            for parent in reversed(list(_parents(entry.path))):
+                await self._make_folder(parent)
+        there = self._there.get(entry.path)
+        if there is not None and there.type != "file":
+            await self._make_room(entry.path, there)
+        elif there is not None and (there.size, there.mtime_ns) == (entry.size, entry.mtime_ns):
             self._report.unchanged += 1
             return False
-        if there is not None and there.type == "directory" and options.delete:
-            await self._remove(entry.path)
-        if not options.select.all_included:
-            await self._make_parents(os.path.dirname(entry.path))
         return True
 
-    async def _make_folder(self, path: str, there: Entry | None) -> None:
-        if there is not None and self._options.delete:
-            await self._remove(path)
-        self._touched.update((path, os.path.dirname(path)))
-        if not self._options.dry_run:
-            await self._client.mkdir(self._name(path))
-
-    async def _make_parents(self, folder: str) -> None:
-        if folder and folder not in self._touched and folder not in self._there:
-            self._touched.add(folder)
+    async def _make_folder(self, path: str) -> None:
+        """Make it in a folder that is there, unless it is there, too."""
+        there = self._there.get(path)
+        if path in self._made or (there is not None and there.type == "directory"):
+            return
+        try:
+            if there is not None:
+                await self._make_room(path, there)
             if not self._options.dry_run:
-                await self._client.mkdir(self._name(folder), parents=True)
+                await self._client.mkdir(self._name(path))
+        except StreamResetError:
+            self._left_out = f"{path}/"  # one failure is enough
+            raise
+        self._made.add(path)
+        self._touched.update((path, os.path.dirname(path)))
+
+    async def _make_room(self, path: str, there: Entry) -> None:
+        """Remove what is there, if it may be: something else is due in its place."""
+        if self._options.delete:
+            below = [other for other in self._there if other.startswith(f"{path}/")]
+            for other in (*reversed(below), path):
+                if not self._options.select.excludes_below(other):
+                    await self._remove(other)
+                    del self._there[other]
+        elif there.type == "link":  # which the server might follow; it refuses the rest itself
+            words = "is a symbolic link: remove it, or sync with --delete"
+            raise StreamResetError(EXISTS, f"{self._name(path)} {words}")
 
     async def _send(self, job: _Job) -> None:
         options, report = self._options, self._report
@@ -166,15 +183,16 @@ class TreeUpload:
             if path in self._wanted or path == "" or path in kept or select.excludes_below(path):
                 kept.update(_parents(path))
             else:
-                await self._remove(path, missing_ok=True)
+                await self._remove(path)
 
-    async def _remove(self, path: str, missing_ok: bool = False) -> None:
+    async def _remove(self, path: str) -> None:
+        """Remove a file, a link or an empty directory."""
         name = self._name(path)
         if not self._options.dry_run:
             try:
-                await self._client.remove(name, recursive=not missing_ok)
+                await self._client.remove(name)
             except StreamResetError as error:
-                if not missing_ok or error.code != ErrorCode.NOT_FOUND:
+                if error.code != ErrorCode.NOT_FOUND:
                     raise
         self._touched.add(os.path.dirname(path))
         self._report.removed += 1
