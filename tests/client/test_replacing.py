@@ -72,14 +72,3 @@ def test_a_beginning_is_closed_to_those_to_whom_the_file_is_by_now(tmp_path):
     partial.open(origin, 6)
     assert permissions(tmp_path / ".file.zcpart") == 0o600
     partial.discard()
-
-
-def test_a_beginning_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
-    def refuse(path, *_):
-        raise PermissionError(13, "Permission denied", path)
-
-    partial = PartialFile(tmp_path / "file")
-    partial.find()
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PermissionError, match=r"cannot open \.file\.zcpart: Permission denied"):
-        partial.open(None)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 import anyio.to_thread
 
-from zcserver.errors import TransferError
 from zcserver.file_protocol import Entry
 from zcserver.pace import Pace
 
@@ -20,7 +19,7 @@ from .local_tree import LocalEntry, differs, status_of, type_of, walk
 from .partial import Beginning, PartialFile, is_temporary
 from .progress import TreeReport
 from .storing import Storing
-from .tree import TreeOptions, local_path, noting, workers
+from .tree import TreeOptions, local_path, noting, unlisted, workers
 
 if TYPE_CHECKING:
     from .client import Client
@@ -126,13 +125,14 @@ class TreeDownload:
         if entry.type == "directory":
             if self._options.select.all_included:
                 self._make_folder(relative)
-                self._folders.append((relative, entry.mtime_ns))
+                if not entry.error:
+                    self._folders.append((relative, entry.mtime_ns))
         elif entry.type != "file" or is_temporary(relative.name):
             self._report.skipped.append(name)
         elif self._options.select.includes(str(relative)):
             yield from self._job(entry, name, relative)
         if entry.error:
-            raise TransferError(f"{name}: the server cannot list it: {entry.error}")
+            raise unlisted(name, entry)
 
     def _job(self, entry: Entry, name: str, relative: Path) -> Iterator[_Job]:
         options = self._options

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 import anyio.to_thread
 
-from zcserver.errors import StreamResetError, TransferError
+from zcserver.errors import StreamResetError
 from zcserver.file_protocol import EXISTS, Entry, escape, unescape
 from zcserver.pace import Pace
 from zcserver_protocol.errors import ErrorCode
 
 from .local_tree import LocalEntry, walk
 from .progress import TreeReport
-from .tree import TreeOptions, noting, workers
+from .tree import TreeOptions, noting, unlisted, workers
 from .upload import upload
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ class TreeUpload:
             try:
                 async with contextlib.aclosing(self._client.list(self._path, True)) as entries:
                     async for entry in entries:
-                        self._there[os.fsdecode(unescape(entry.path))] = entry
-                        if entry.error:
-                            raise TransferError(f"the server cannot list {entry.path}: {entry.error}")
+                        path = os.fsdecode(unescape(entry.path))
+                        self._there[path] = entry
+                        if entry.error and not self._options.select.excludes_below(path):
+                            name = self._name(path)
+                            self._report.failures.append((name, unlisted(name, entry)))
             except StreamResetError as error:
                 if error.code != ErrorCode.NOT_FOUND:
                     raise
