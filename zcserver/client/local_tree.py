@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zcserver.file_protocol import STAGING
+
 from .partial import is_temporary
 from .selection import Selection
 
@@ -24,8 +26,9 @@ class LocalEntry:
 def walk(top: Path, select: Selection, temporary: bool = False, folder: str = "") -> Iterator[LocalEntry]:
     """All entries below ``top`` but the excluded ones; a directory comes right before its content.
 
-    With ``folder``, which is relative to the top, those below that one. Partial downloads are left out unless
-    ``temporary``. Blocks: in a thread. OSError when the top, or the folder, itself cannot be read.
+    The top may be served, too: its server's own directory is left out. With ``folder``, which is relative
+    to the top, those below that one. Partial downloads are left out unless ``temporary``. Blocks: in a
+    thread. OSError when the top, or the folder, itself cannot be read.
     """
     waiting = list(reversed(_below(top, folder, select, temporary)))
     while waiting:
@@ -47,7 +50,7 @@ def _below(top: Path, folder: str, select: Selection, temporary: bool) -> list[L
     with os.scandir(top / folder) as entries:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if select.excludes(path) or (is_temporary(entry.name) and not temporary):
+            if path == STAGING or select.excludes(path) or (is_temporary(entry.name) and not temporary):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
