@@ -135,3 +135,37 @@ def test_a_directory_that_is_served_itself_is_synced_without_what_its_server_kee
         assert (done["removed"], done["unchanged"]) == (0, 1)
         zcserver("put", tmp_path / "file", f"{server.url}/another")
     assert (tmp_path / "another").read_text() == "content"
+
+
+def test_what_is_not_included_is_not_removed_either(writable_url, served, local):
+    for top, names in (
+        (local / "here", ["a.txt", "new.txt"]),
+        (served / "there", ["b.bin", "b.txt", "folder/c.bin", "folder/c.txt", "old/d.txt"]),
+    ):
+        for name in names:
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_text(name)
+    zcserver("get", "-r", f"{writable_url}/there", "-o", "back")
+    include = ["--delete", "--include", "*.txt"]
+    done = told("sync", "here", f"{writable_url}/there", *include)
+    assert [name.rpartition("there/")[2] for name in done["deleted"]] == [
+        "old/d.txt",
+        "old",
+        "folder/c.txt",
+        "b.txt",
+    ]
+    assert sorted(content_of(served / "there")) == [
+        b"a.txt",
+        b"b.bin",
+        b"folder",
+        b"folder/c.bin",
+        b"new.txt",
+    ]
+    done = told("sync", f"{writable_url}/there", "back", *include)
+    assert [name.rpartition("back/")[2] for name in done["deleted"]] == [
+        "old/d.txt",
+        "old",
+        "folder/c.txt",
+        "b.txt",
+    ]
+    assert content_of(local / "back", times=False) == content_of(served / "there", times=False)

@@ -191,25 +191,31 @@ class TreeDownload:
                 raise FileExistsError(errno.EEXIST, words, str(path))
             return  # what comes next says what is wrong with it
         if stat.S_ISDIR(there.st_mode):
-            content = walk(self._target, self._options.select, temporary=True, folder=str(relative))
-            for entry in reversed(list(content)):
+            for entry in self._removable(str(relative)):
                 self._remove(entry)
         self._remove(LocalEntry(str(relative), type_of(there.st_mode)))
 
     def _delete(self) -> None:
-        """Remove what the server does not have, deepest first; what is excluded stays."""
+        """Remove what the server does not have; what is excluded, or not included, stays."""
         if not self._target.is_dir():
             return
         planned = set(self._report.deleted)  # what a dry run has not removed
-        for entry in reversed(list(walk(self._target, self._options.select, temporary=True))):
+        for entry in self._removable():
             path = str(self._target / entry.path)
             with noting(self._report, path, self._scope):
                 if entry.error is not None or (entry.path not in self._listed and path not in planned):
                     try:
                         self._remove(entry)
                     except OSError as error:
-                        if error.errno != errno.ENOTEMPTY:  # something excluded is in it
+                        if error.errno != errno.ENOTEMPTY:  # something that stays is in it
                             raise
+
+    def _removable(self, folder: str = "") -> Iterator[LocalEntry]:
+        """What is meant by the selection in the target, or in a folder of it, deepest first."""
+        select = self._options.select
+        for entry in reversed(list(walk(self._target, select, temporary=True, folder=folder))):
+            if entry.type == "directory" or select.includes(entry.path):
+                yield entry
 
     def _remove(self, entry: LocalEntry) -> None:
         """Remove a file, a link or an empty directory; raise its error if it is one that cannot be read."""

@@ -148,10 +148,9 @@ class TreeUpload:
         """Remove what is there, if it may be: something else is due in its place."""
         if self._options.delete:
             below = [other for other in self._there if other.startswith(f"{path}/")]
-            for other in (*reversed(below), path):
-                if not self._options.select.excludes_below(other):
-                    await self._remove(other)
-                    del self._there[other]
+            for other in (*filter(self._removable, reversed(below)), path):
+                await self._remove(other)
+                del self._there[other]
         elif there.type == "link":  # which the server might follow; it refuses the rest itself
             words = "is a symbolic link: remove it, or sync with --delete"
             raise StreamResetError(EXISTS, f"{self._name(path)} {words}")
@@ -178,14 +177,19 @@ class TreeUpload:
             report.transferred.append(job.name)
 
     async def _delete(self) -> None:
-        """Remove what is not here, deepest first; what is excluded stays, and so do its folders."""
+        """Remove what is not here, deepest first. What is excluded, or not included, stays."""
         kept: set[str] = set()
-        select = self._options.select
         for path in sorted(self._there, key=os.fsencode, reverse=True):
-            if path in self._wanted or path == "" or path in kept or select.excludes_below(path):
+            if path in self._wanted or path == "" or path in kept or not self._removable(path):
                 kept.update(_parents(path))
             else:
                 await self._remove(path)
+
+    def _removable(self, path: str) -> bool:
+        """Whether what the server has there is meant by the selection."""
+        select = self._options.select
+        meant = self._there[path].type == "directory" or select.includes(path)
+        return meant and not select.excludes_below(path)
 
     async def _remove(self, path: str) -> None:
         """Remove a file, a link or an empty directory."""
