@@ -169,3 +169,9 @@ def test_what_is_not_included_is_not_removed_either(writable_url, served, local)
         "b.txt",
     ]
     assert content_of(local / "back", times=False) == content_of(served / "there", times=False)
+
+
+def test_a_file_is_no_tree_to_sync(writable_url, served, local):
+    (local / "file").touch()
+    assert "file: Not a directory" in failing(4, "sync", "file", f"{writable_url}/there")
+    assert os.listdir(served) == []

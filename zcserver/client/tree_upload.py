@@ -1,7 +1,9 @@
 """A local directory, with all that is in it, to one of the server."""
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -55,6 +57,8 @@ class TreeUpload:
         """Send what is to be sent, then remove, then set the folders' times."""
         report = self._report
         top = await _in_thread(os.stat, self._source)
+        if not stat.S_ISDIR(top.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._source))
         entries = await _in_thread(walk, self._source, self._options.select)
         async with workers(self._options.jobs, self._send) as (jobs, self._scope):
             with noting(report, self._path, self._scope):
