@@ -180,9 +180,10 @@ class PartialFile:
     def commit(self, mtime_ns: int) -> None:
         """The content is whole and right: give it its name, replacing what had it but for the permissions."""
         with self._naming_target():
-            # Not where nothing is to be changed: some file systems have no permissions to set.
-            if self._kept_mode not in (None, os.fstat(self._fd).st_mode & 0o777):
-                os.fchmod(self._fd, self._kept_mode)
+            mode = self._kept_mode
+            # Not where it has them: some file systems have no permissions to set.
+            if mode is not None and mode != os.fstat(self._fd).st_mode & 0o777:
+                os.fchmod(self._fd, mode)
             os.utime(self._fd, ns=(mtime_ns, mtime_ns))
             os.replace(self._data, self.target)
             self._close()
