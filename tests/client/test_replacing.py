@@ -43,7 +43,7 @@ async def test_a_replaced_file_hands_its_permissions_on_and_a_new_one_has_the_us
     assert ((local / "small").read_bytes(), (local / "large").read_bytes()) == content
 
 
-@pytest.mark.parametrize(("mode", "meanwhile"), [(0o444, 0o644), (0o400, 0o600), (0o040, 0o640)])
+@pytest.mark.parametrize(("mode", "meanwhile"), [(0o444, 0o644), (0o400, 0o600), (0o440, 0o640)])
 async def test_what_replaces_a_read_only_file_can_be_gone_on_with(
     served, local, make_context, mode, meanwhile
 ):
