@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 
-from tests.cli.commands import failing, zcserver
+from tests.cli.commands import failing, serving, zcserver
 from tests.trees import content_of, make_tree
 
 
@@ -122,3 +122,56 @@ def test_files_are_sent_as_cp_would(writable_url, served, local):
     assert (served / "new").stat().st_mtime_ns == (local / "a").stat().st_mtime_ns
     assert "slash" in failing(2, "put", "a", "b", f"{writable_url}/into")
     assert "-r" in failing(4, "put", local, f"{writable_url}/x")
+
+
+def test_a_directory_that_is_served_itself_is_synced_without_what_its_server_keeps(
+    writable_url, served, tmp_path
+):
+    with serving(tmp_path, "--writable") as server:
+        (tmp_path / "file").write_text("content")
+        done = told("sync", tmp_path, f"{writable_url}/there")
+        assert (done["files"], os.listdir(served / "there")) == (1, ["file"])
+        done = told("sync", f"{writable_url}/there", tmp_path, "--delete")
+        assert (done["removed"], done["unchanged"]) == (0, 1)
+        zcserver("put", tmp_path / "file", f"{server.url}/another")
+    assert (tmp_path / "another").read_text() == "content"
+
+
+def test_what_is_not_included_is_not_removed_either(writable_url, served, local):
+    for top, names in (
+        (local / "here", ["a.txt", "new.txt"]),
+        (served / "there", ["b.bin", "b.txt", "folder/c.bin", "folder/c.txt", "old/d.txt"]),
+    ):
+        for name in names:
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_text(name)
+    zcserver("get", "-r", f"{writable_url}/there", "-o", "back")
+    include = ["--delete", "--include", "*.txt"]
+    done = told("sync", "here", f"{writable_url}/there", *include)
+    assert [name.rpartition("there/")[2] for name in done["deleted"]] == [
+        "old/d.txt",
+        "old",
+        "folder/c.txt",
+        "b.txt",
+    ]
+    assert sorted(content_of(served / "there")) == [
+        b"a.txt",
+        b"b.bin",
+        b"folder",
+        b"folder/c.bin",
+        b"new.txt",
+    ]
+    done = told("sync", f"{writable_url}/there", "back", *include)
+    assert [name.rpartition("back/")[2] for name in done["deleted"]] == [
+        "old/d.txt",
+        "old",
+        "folder/c.txt",
+        "b.txt",
+    ]
+    assert content_of(local / "back", times=False) == content_of(served / "there", times=False)
+
+
+def test_a_file_is_no_tree_to_sync(writable_url, served, local):
+    (local / "file").touch()
+    assert "file: Not a directory" in failing(4, "sync", "file", f"{writable_url}/there")
+    assert os.listdir(served) == []

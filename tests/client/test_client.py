@@ -1,11 +1,9 @@
 """The client library over real connections, on every loop and lane."""
 
-import contextlib
 import errno
 import hashlib
 import mmap
 import os
-import random
 import stat
 import threading
 
@@ -15,9 +13,10 @@ import numpy
 import pytest
 
 import zcserver
+from tests.client.connected import MIB, AbandonedError, AfterBytes, abandon, client_for, filled
 from tests.trees import content_of, make_tree
 from zcserver import Client, ErrorCode, StreamResetError
-from zcserver.client import Address, ChangedError, Progress, UrlError, parse_url
+from zcserver.client import Address, ChangedError, UrlError, parse_url
 from zcserver.client.partial import Origin, PartialFile
 from zcserver.client.selection import Selection
 from zcserver.errors import ConnectionLostError, MisuseError
@@ -26,63 +25,6 @@ from zcserver.server import FileServer, Root
 from zcserver.server.disk import Disk
 
 pytestmark = pytest.mark.anyio
-MIB = 1 << 20
-
-
-@pytest.fixture
-def served(tmp_path):
-    directory = tmp_path / "served"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def local(tmp_path):
-    directory = tmp_path / "local"
-    directory.mkdir()
-    return directory
-
-
-@contextlib.asynccontextmanager
-async def client_for(directory, make_context, rate=0, disk=None):
-    """A client of a writable server of ``directory``, with a deadline around everything."""
-    with (
-        Root(directory) as root,
-        contextlib.closing(FileServer(root, writable=True, rate=rate, disk=disk)) as files,
-        anyio.fail_after(60),
-    ):
-        async with (
-            zcserver.serve(files.handle, port=0, context=make_context()) as server,
-            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
-        ):
-            yield client
-
-
-def filled(path, nbytes, seed=1):
-    path.write_bytes(random.Random(seed).randbytes(nbytes))
-    return path.read_bytes()
-
-
-class AbandonedError(Exception):
-    pass
-
-
-class AfterBytes(Progress):
-    """Calls ``action`` once when so many bytes of a file have come."""
-
-    def __init__(self, nbytes, action):
-        self.left = nbytes
-        self.action = action
-
-    def moved(self, path, nbytes):
-        self.left -= nbytes
-        if self.left <= 0:
-            action, self.action = self.action, lambda: None
-            action()
-
-
-def abandon():
-    raise AbandonedError
 
 
 # -- reading -----------------------------------------------------------------------------------------

@@ -352,8 +352,9 @@ class Client:
         """Fetch a directory with all that is in it into ``target``.
 
         A file that fails is noted in ``failures`` and the others go on, unless no other could succeed.
-        Times are kept; symbolic links and special files are left out. Options as for :meth:`sync`, without
-        those two that remove or pretend.
+        Times are kept, permissions only of files that are replaced; symbolic links and special files are left
+        out, and links in ``target`` are not gone through. Options as for :meth:`sync`, without those two that
+        remove or pretend.
         """
         return await TreeDownload(self, self._pace, path, target, _options(options)).run()
 
@@ -373,7 +374,8 @@ class Client:
         """Make ``target`` like ``source``; files of equal size and time are skipped.
 
         One of them is a local ``Path``, the other a ``str``: a directory of the server. ``delete`` removes
-        from the target what the source does not have; ``dry_run`` only tells what would be done.
+        from the target what the source does not have, and replaces links and directories that are in the
+        way; ``dry_run`` only tells what would be done.
 
         ``jobs``              how many files are under way at once
         ``include, exclude``  patterns, see :class:`Selection`

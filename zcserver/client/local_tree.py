@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zcserver.file_protocol import STAGING
+
 from .partial import is_temporary
 from .selection import Selection
 
@@ -21,13 +23,14 @@ class LocalEntry:
     error: OSError | None = None
 
 
-def walk(top: Path, select: Selection, temporary: bool = False) -> Iterator[LocalEntry]:
+def walk(top: Path, select: Selection, temporary: bool = False, folder: str = "") -> Iterator[LocalEntry]:
     """All entries below ``top`` but the excluded ones; a directory comes right before its content.
 
-    Partial downloads are left out unless ``temporary``. Blocks: in a thread. OSError when ``top`` itself
-    cannot be read.
+    The top may be served, too: its server's own directory is left out. With ``folder``, which is relative
+    to the top, those below that one. Partial downloads are left out unless ``temporary``. Blocks: in a
+    thread. OSError when the top, or the folder, itself cannot be read.
     """
-    waiting = list(reversed(_below(top, "", select, temporary)))
+    waiting = list(reversed(_below(top, folder, select, temporary)))
     while waiting:
         entry = waiting.pop()
         if entry.type == "directory":
@@ -47,27 +50,27 @@ def _below(top: Path, folder: str, select: Selection, temporary: bool) -> list[L
     with os.scandir(top / folder) as entries:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if select.excludes(path) or (is_temporary(entry.name) and not temporary):
+            if path == STAGING or select.excludes(path) or (is_temporary(entry.name) and not temporary):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            found.append(LocalEntry(path, _type_of(status.st_mode), status.st_size, status.st_mtime_ns))
+            found.append(LocalEntry(path, type_of(status.st_mode), status.st_size, status.st_mtime_ns))
     found.sort(key=lambda entry: os.fsencode(entry.path))
     return found
 
 
-def _type_of(mode: int) -> str:
+def type_of(mode: int) -> str:
     if stat.S_ISREG(mode):
         return "file"
     return "directory" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "other"
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """What is at ``path``, through symbolic links; None when there is nothing."""
+    """What is at ``path``, a symbolic link being one; None when there is nothing."""
     try:
-        return path.stat()
+        return path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -68,7 +68,7 @@ class PartialFile:
         """What an earlier try left. Refuses what a rename would destroy: directory, device, FIFO."""
         # Through a symbolic link, so that it stays and what it names is replaced.
         self.target = target = self.target.absolute()
-        self._mode = 0o666
+        self._kept_mode: int | None = None
         with self._naming_target(), contextlib.suppress(FileNotFoundError):
             status = os.lstat(target)
             if stat.S_ISLNK(status.st_mode):
@@ -78,8 +78,7 @@ class PartialFile:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
                 raise FileExistsError(errno.EEXIST, "exists and is no regular file")
-            # A replaced file's successor is not readable by more people than it was.
-            self._mode &= status.st_mode
+            self._kept_mode = status.st_mode & 0o777
         folder, name = os.path.split(target)
         short = _shortened(name)
         self._data = f"{folder}/.{short}{DATA}"
@@ -112,7 +111,7 @@ class PartialFile:
                     os.ftruncate(self._fd, 0)
                 _remove(self._record)
                 if origin is not None:
-                    with open(self._record, "wb") as file:
+                    with open(self._record, "xb") as file:
                         file.write(msgspec.json.encode(origin))
             self._recorded = origin is not None
             if self._hasher is not None:
@@ -121,17 +120,26 @@ class PartialFile:
 
     def _opened(self) -> tuple[int, int]:
         """The data file and its size, held exclusively: two downloads to one target must not mix."""
+        name = os.path.basename(self._data)
+        # Not readable by more people than what it replaces, but the next try must be able to write to it.
+        allowed = 0o666 if self._kept_mode is None else self._kept_mode & 0o666 | 0o600
         while True:
-            fd = os.open(self._data, _OPEN, self._mode)
+            try:
+                fd = os.open(self._data, _OPEN, allowed)
+            except (FileNotFoundError, NotADirectoryError):  # the folder's
+                raise
+            except OSError as error:
+                raise OSError(error.errno, f"cannot open {name}: {error.strerror}") from None
             try:
                 self._lock(fd)
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                    name = os.path.basename(self._data)
                     raise FileExistsError(errno.EEXIST, f"{name} is in the way: remove it")
                 # The one who held the lock may have given the file its final name meanwhile.
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(status, os.lstat(self._data)):
+                        if status.st_mode & 0o666 & ~allowed:  # left by a try that had nothing to replace
+                            os.fchmod(fd, status.st_mode & allowed)
                         return fd, status.st_size
             except BaseException:
                 os.close(fd)
@@ -170,8 +178,12 @@ class PartialFile:
             pieces.clear()
 
     def commit(self, mtime_ns: int) -> None:
-        """The content is whole and right: give it its name, replacing what had it."""
+        """The content is whole and right: give it its name, replacing what had it but for the permissions."""
         with self._naming_target():
+            mode = self._kept_mode
+            # Not where it has them: some file systems have no permissions to set.
+            if mode is not None and mode != os.fstat(self._fd).st_mode & 0o777:
+                os.fchmod(self._fd, mode)
             os.utime(self._fd, ns=(mtime_ns, mtime_ns))
             os.replace(self._data, self.target)
             self._close()

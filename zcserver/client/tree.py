@@ -12,7 +12,8 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from zcserver.errors import ConnectionLostError, StreamResetError, TransferError
-from zcserver.file_protocol import NO_SPACE, READ_ONLY, unescape
+from zcserver.file_protocol import IO_ERROR, NO_SPACE, READ_ONLY, Entry, unescape
+from zcserver_protocol.errors import ErrorCode
 
 from .progress import SILENT, Progress, TreeReport
 from .selection import Selection
@@ -21,6 +22,8 @@ JOBS: Final = 16
 # One such failure and every other file would fail too.
 _HOPELESS_HERE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 _HOPELESS_THERE: Final = {NO_SPACE, READ_ONLY}
+# A listing has only the system's words for it.
+_FORBIDDEN: Final = {os.strerror(number) for number in (errno.EACCES, errno.EPERM)}
 Job = TypeVar("Job")
 
 
@@ -72,6 +75,12 @@ async def workers(
                 tasks.start_soon(work_off, receiver.clone())
         async with sender:
             yield sender, tasks.cancel_scope
+
+
+def unlisted(name: str, entry: Entry) -> StreamResetError:
+    """What the listing says of a folder whose content the server could not read, as a refusal to list it."""
+    code = ErrorCode.FORBIDDEN if entry.error in _FORBIDDEN else IO_ERROR
+    return StreamResetError(code, f"{name}: the server cannot list it: {entry.error}")
 
 
 def local_path(path: str) -> Path:

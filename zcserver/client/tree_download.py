@@ -3,28 +3,28 @@
 import contextlib
 import errno
 import os
-import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
 
-from zcserver.errors import TransferError
 from zcserver.file_protocol import Entry
 from zcserver.pace import Pace
 
 from .download import Download, beginning_of
-from .local_tree import differs, status_of, walk
+from .local_tree import LocalEntry, differs, status_of, type_of, walk
 from .partial import Beginning, PartialFile, is_temporary
 from .progress import TreeReport
 from .storing import Storing
-from .tree import TreeOptions, local_path, noting, workers
+from .tree import TreeOptions, local_path, noting, unlisted, workers
 
 if TYPE_CHECKING:
     from .client import Client
 
+_TOP: Final = Path()  # as a relative path
 _in_thread = anyio.to_thread.run_sync
 
 
@@ -36,7 +36,11 @@ class _Job(NamedTuple):
 
 
 class TreeDownload:
-    """Call ``run`` once. What happens on disk happens in threads, a page of the listing at a time."""
+    """Call ``run`` once. What happens on disk happens in threads, a page of the listing at a time.
+
+    Nothing is reached through a symbolic link that lies in the target: it may lead anywhere. The target
+    itself may be one, since the user named it.
+    """
 
     def __init__(self, client: "Client", pace: Pace, path: str, target: Path, options: TreeOptions) -> None:
         self._client = client
@@ -50,7 +54,8 @@ class TreeDownload:
         self._scope = anyio.CancelScope()
         self._folders: list[tuple[Path, int]] = []
         self._listed: set[str] = set()  # with ``delete``: what may stay
-        self._excluded = "/"  # the folder whose content is being left out; no path begins with a slash
+        self._made: dict[Path, bool] = {}  # what ``_make_folder`` has said, by relative path
+        self._left_out = "/"  # the folder whose content is being left out; no path begins with a slash
 
     async def run(self) -> TreeReport:
         """Fetch what is to be fetched, then remove, then set the folders' times."""
@@ -63,9 +68,9 @@ class TreeDownload:
                             self._options.progress.expect(1, job.size)
                             await jobs.send(job)
                 if self._options.select.all_included:
-                    await _in_thread(self._make_folder, self._target)  # for a tree without entries
+                    await _in_thread(self._make_folder, _TOP)  # for a tree without entries
                     status = await self._client.stat(self._path)
-                    self._folders.insert(0, (self._target, status.mtime_ns))
+                    self._folders.insert(0, (_TOP, status.mtime_ns))
         complete = not report.failures
         with noting(report, self._path, self._scope):
             if self._options.delete and complete:
@@ -100,7 +105,7 @@ class TreeDownload:
     def _prepare(self, page: tuple[Entry, ...]) -> list[_Job]:
         """Make the folders of a page of the listing; the files that are to be fetched."""
         if self._options.select.all_included:
-            self._make_folder(self._target)
+            self._make_folder(_TOP)
         jobs: list[_Job] = []
         for entry in page:
             name = f"{self._remote}/{entry.path}"
@@ -110,79 +115,123 @@ class TreeDownload:
 
     def _prepare_one(self, entry: Entry, name: str) -> Iterator[_Job]:
         relative = local_path(entry.path)
-        if str(relative).startswith(self._excluded):
+        if str(relative).startswith(self._left_out):
             return
         if self._options.select.excludes(str(relative)):
-            self._excluded = f"{relative}/"
+            self._left_out = f"{relative}/"
             return
-        target = self._target / relative
         if self._options.delete:
             self._listed.add(str(relative))
         if entry.type == "directory":
             if self._options.select.all_included:
-                self._make_folder(target)
-                self._folders.append((target, entry.mtime_ns))
+                self._make_folder(relative)
+                if not entry.error:
+                    self._folders.append((relative, entry.mtime_ns))
         elif entry.type != "file" or is_temporary(relative.name):
             self._report.skipped.append(name)
         elif self._options.select.includes(str(relative)):
-            yield from self._job(entry, name, target)
+            yield from self._job(entry, name, relative)
         if entry.error:
-            raise TransferError(f"{name}: the server cannot list it: {entry.error}")
+            raise unlisted(name, entry)
 
-    def _job(self, entry: Entry, name: str, target: Path) -> Iterator[_Job]:
+    def _job(self, entry: Entry, name: str, relative: Path) -> Iterator[_Job]:
         options = self._options
-        if options.update and not differs(status_of(target), entry.size, entry.mtime_ns):
+        target = self._target / relative
+        there = status_of(target) if self._make_folder(relative.parent) else None
+        if options.update and not differs(there, entry.size, entry.mtime_ns):
             self._report.unchanged += 1
-        elif options.dry_run:
-            yield _Job(name, entry.size, PartialFile(target), None)
-        else:
-            if not options.select.all_included:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            if options.delete and target.is_dir() and not target.is_symlink():
-                self._remove(target)
-            partial, beginning = beginning_of(
-                target, options.verify or options.stable, options.restart or options.stable
-            )
-            if beginning is not None and beginning.origin.validator != entry.validator and options.update:
-                beginning = None  # a sync wants the newest state, not the rest of an older one
-            yield _Job(name, entry.size, partial, beginning)
-
-    def _make_folder(self, path: Path) -> None:
-        if self._options.dry_run:
             return
-        if self._options.delete and os.path.lexists(path) and not path.is_dir():
-            self._remove(path)
-        path.mkdir(exist_ok=True)
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            self._make_room(relative, there)
+        if options.dry_run:
+            yield _Job(name, entry.size, PartialFile(target), None)
+            return
+        partial, beginning = beginning_of(
+            target, options.verify or options.stable, options.restart or options.stable
+        )
+        if beginning is not None and beginning.origin.validator != entry.validator and options.update:
+            beginning = None  # a sync wants the newest state, not the rest of an older one
+        yield _Job(name, entry.size, partial, beginning)
+
+    def _make_folder(self, folder: Path) -> bool:
+        """Make it, its parents first, unless it is there. False where a dry run has not made it."""
+        if folder not in self._made:
+            for path in (*reversed(folder.parents), folder):
+                if path not in self._made:
+                    try:
+                        self._made[path] = self._make_one(path)
+                    except OSError:
+                        self._left_out = f"{path}/"  # one failure is enough
+                        raise
+        return self._made[folder]
+
+    def _make_one(self, folder: Path) -> bool:
+        """As ``_make_folder``, for one whose parent has been seen to."""
+        path = self._target / folder
+        dry_run = self._options.dry_run
+        if folder == _TOP:
+            if not dry_run or os.path.lexists(path):
+                path.mkdir(parents=not self._options.select.all_included, exist_ok=True)
+            return path.is_dir()
+        there = status_of(path) if self._made[folder.parent] else None
+        if there is not None:
+            if stat.S_ISDIR(there.st_mode):
+                return True
+            self._make_room(folder, there)
+        if not dry_run:
+            path.mkdir()
+        return not dry_run
+
+    def _make_room(self, relative: Path, there: os.stat_result) -> None:
+        """Remove what is there, if it may be: something else is due in its place."""
+        path = self._target / relative
+        if not self._options.delete:
+            if stat.S_ISLNK(there.st_mode):
+                words = "is a symbolic link: remove it, or sync with --delete"
+                raise FileExistsError(errno.EEXIST, words, str(path))
+            return  # what comes next says what is wrong with it
+        if stat.S_ISDIR(there.st_mode):
+            for entry in self._removable(str(relative)):
+                self._remove(entry)
+        self._remove(LocalEntry(str(relative), type_of(there.st_mode)))
 
     def _delete(self) -> None:
-        """Remove what the server does not have, deepest first; what is excluded stays."""
+        """Remove what the server does not have; what is excluded, or not included, stays."""
         if not self._target.is_dir():
             return
-        for entry in reversed(list(walk(self._target, self._options.select, temporary=True))):
-            path = self._target / entry.path
-            with noting(self._report, str(path), self._scope):
-                if entry.error is not None:
-                    raise entry.error
-                if entry.path not in self._listed:
-                    self._remove(path, os.rmdir)
+        planned = set(self._report.deleted)  # what a dry run has not removed
+        for entry in self._removable():
+            path = str(self._target / entry.path)
+            with noting(self._report, path, self._scope):
+                if entry.error is not None or (entry.path not in self._listed and path not in planned):
+                    try:
+                        self._remove(entry)
+                    except OSError as error:
+                        if error.errno != errno.ENOTEMPTY:  # something that stays is in it
+                            raise
 
-    def _remove(self, path: Path, remove_folder: Callable[[Path], object] = shutil.rmtree) -> None:
+    def _removable(self, folder: str = "") -> Iterator[LocalEntry]:
+        """What is meant by the selection in the target, or in a folder of it, deepest first."""
+        select = self._options.select
+        for entry in reversed(list(walk(self._target, select, temporary=True, folder=folder))):
+            if entry.type == "directory" or select.includes(entry.path):
+                yield entry
+
+    def _remove(self, entry: LocalEntry) -> None:
+        """Remove a file, a link or an empty directory; raise its error if it is one that cannot be read."""
+        if entry.error is not None:
+            raise entry.error
+        path = self._target / entry.path
         if not self._options.dry_run:
-            try:
-                if path.is_dir() and not path.is_symlink():
-                    remove_folder(path)
-                else:
-                    path.unlink()
-            except OSError as error:
-                if error.errno == errno.ENOTEMPTY:  # something excluded is in it
-                    return
-                raise
+            (os.rmdir if entry.type == "directory" else os.unlink)(path)
         self._report.removed += 1
         self._report.deleted.append(str(path))
 
     def _set_times(self) -> None:
         """Deepest first, since setting up a folder's content changes its time."""
-        for path, mtime_ns in reversed(self._folders):
+        for folder, mtime_ns in reversed(self._folders):
+            path = self._target / folder
             with noting(self._report, str(path), self._scope):
-                if path.stat().st_mtime_ns != mtime_ns:
-                    os.utime(path, ns=(mtime_ns, mtime_ns))
+                through = folder == _TOP
+                if os.stat(path, follow_symlinks=through).st_mtime_ns != mtime_ns:
+                    os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=through)

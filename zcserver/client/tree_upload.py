@@ -1,7 +1,9 @@
 """A local directory, with all that is in it, to one of the server."""
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,14 +12,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 import anyio.to_thread
 
-from zcserver.errors import StreamResetError, TransferError
-from zcserver.file_protocol import Entry, escape, unescape
+from zcserver.errors import StreamResetError
+from zcserver.file_protocol import EXISTS, Entry, escape, unescape
 from zcserver.pace import Pace
 from zcserver_protocol.errors import ErrorCode
 
 from .local_tree import LocalEntry, walk
 from .progress import TreeReport
-from .tree import TreeOptions, noting, workers
+from .tree import TreeOptions, noting, unlisted, workers
 from .upload import upload
 
 if TYPE_CHECKING:
@@ -47,12 +49,16 @@ class TreeUpload:
         self._there: dict[str, Entry] = {}  # what the server has, by relative local path
         self._wanted: set[str] = set()
         self._touched: set[str] = set()  # folders in which something was done
+        self._made: set[str] = set()  # folders
+        self._left_out = "/"  # the folder whose content is being left out; no path begins with a slash
         self._folders: list[LocalEntry] = []
 
     async def run(self) -> TreeReport:
         """Send what is to be sent, then remove, then set the folders' times."""
         report = self._report
         top = await _in_thread(os.stat, self._source)
+        if not stat.S_ISDIR(top.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._source))
         entries = await _in_thread(walk, self._source, self._options.select)
         async with workers(self._options.jobs, self._send) as (jobs, self._scope):
             with noting(report, self._path, self._scope):
@@ -81,9 +87,11 @@ class TreeUpload:
             try:
                 async with contextlib.aclosing(self._client.list(self._path, True)) as entries:
                     async for entry in entries:
-                        self._there[os.fsdecode(unescape(entry.path))] = entry
-                        if entry.error:
-                            raise TransferError(f"the server cannot list {entry.path}: {entry.error}")
+                        path = os.fsdecode(unescape(entry.path))
+                        self._there[path] = entry
+                        if entry.error and not self._options.select.excludes_below(path):
+                            name = self._name(path)
+                            self._report.failures.append((name, unlisted(name, entry)))
             except StreamResetError as error:
                 if error.code != ErrorCode.NOT_FOUND:
                     raise
@@ -99,13 +107,13 @@ class TreeUpload:
         """Make a folder; True for a file that is to be sent."""
         options = self._options
         self._wanted.add(entry.path)
+        if entry.path.startswith(self._left_out):
+            return False
         if entry.error is not None:
             raise entry.error
-        there = self._there.get(entry.path)
         if entry.type == "directory":
             if options.select.all_included:
-                if there is None or there.type != "directory":
-                    await self._make_folder(entry.path, there)
+                await self._make_folder(entry.path)
                 self._folders.append(entry)
             return False
         if entry.type != "file":
@@ -113,29 +121,43 @@ class TreeUpload:
             return False
         if not options.select.includes(entry.path):
             return False
-        if there is not None and there.type == "file" and (there.size, there.mtime_ns) == (
-            entry.size, entry.mtime_ns,
-        ):  # fmt: skip
+        if not options.select.all_included:
+            for parent in reversed(list(_parents(entry.path))):
+                await self._make_folder(parent)
+        there = self._there.get(entry.path)
+        if there is not None and there.type != "file":
+            await self._make_room(entry.path, there)
+        elif there is not None and (there.size, there.mtime_ns) == (entry.size, entry.mtime_ns):
             self._report.unchanged += 1
             return False
-        if there is not None and there.type == "directory" and options.delete:
-            await self._remove(entry.path)
-        if not options.select.all_included:
-            await self._make_parents(os.path.dirname(entry.path))
         return True
 
-    async def _make_folder(self, path: str, there: Entry | None) -> None:
-        if there is not None and self._options.delete:
-            await self._remove(path)
-        self._touched.update((path, os.path.dirname(path)))
-        if not self._options.dry_run:
-            await self._client.mkdir(self._name(path))
-
-    async def _make_parents(self, folder: str) -> None:
-        if folder and folder not in self._touched and folder not in self._there:
-            self._touched.add(folder)
+    async def _make_folder(self, path: str) -> None:
+        """Make it in a folder that is there, unless it is there, too."""
+        there = self._there.get(path)
+        if path in self._made or (there is not None and there.type == "directory"):
+            return
+        try:
+            if there is not None:
+                await self._make_room(path, there)
             if not self._options.dry_run:
-                await self._client.mkdir(self._name(folder), parents=True)
+                await self._client.mkdir(self._name(path))
+        except StreamResetError:
+            self._left_out = f"{path}/"  # one failure is enough
+            raise
+        self._made.add(path)
+        self._touched.update((path, os.path.dirname(path)))
+
+    async def _make_room(self, path: str, there: Entry) -> None:
+        """Remove what is there, if it may be: something else is due in its place."""
+        if self._options.delete:
+            below = [other for other in self._there if other.startswith(f"{path}/")]
+            for other in (*filter(self._removable, reversed(below)), path):
+                await self._remove(other)
+                del self._there[other]
+        elif there.type == "link":  # which the server might follow; it refuses the rest itself
+            words = "is a symbolic link: remove it, or sync with --delete"
+            raise StreamResetError(EXISTS, f"{self._name(path)} {words}")
 
     async def _send(self, job: _Job) -> None:
         options, report = self._options, self._report
@@ -159,22 +181,28 @@ class TreeUpload:
             report.transferred.append(job.name)
 
     async def _delete(self) -> None:
-        """Remove what is not here, deepest first; what is excluded stays, and so do its folders."""
+        """Remove what is not here, deepest first. What is excluded, or not included, stays."""
         kept: set[str] = set()
-        select = self._options.select
         for path in sorted(self._there, key=os.fsencode, reverse=True):
-            if path in self._wanted or path == "" or path in kept or select.excludes_below(path):
+            if path in self._wanted or path == "" or path in kept or not self._removable(path):
                 kept.update(_parents(path))
             else:
-                await self._remove(path, missing_ok=True)
+                await self._remove(path)
 
-    async def _remove(self, path: str, missing_ok: bool = False) -> None:
+    def _removable(self, path: str) -> bool:
+        """Whether what the server has there is meant by the selection."""
+        select = self._options.select
+        meant = self._there[path].type == "directory" or select.includes(path)
+        return meant and not select.excludes_below(path)
+
+    async def _remove(self, path: str) -> None:
+        """Remove a file, a link or an empty directory."""
         name = self._name(path)
         if not self._options.dry_run:
             try:
-                await self._client.remove(name, recursive=not missing_ok)
+                await self._client.remove(name)
             except StreamResetError as error:
-                if not missing_ok or error.code != ErrorCode.NOT_FOUND:
+                if error.code != ErrorCode.NOT_FOUND:
                     raise
         self._touched.add(os.path.dirname(path))
         self._report.removed += 1

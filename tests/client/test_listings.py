@@ -1,0 +1,59 @@
+"""What a tree job makes of listings that no honest server sends."""
+
+import contextlib
+
+import anyio
+import msgspec
+import pytest
+
+import zcserver
+from zcserver import Client
+from zcserver.file_protocol import LIST, Entry, Page
+from zcserver.server import FileServer, Root
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def client_of_listing(directory, make_context, entries):
+    """A client of a server of ``directory`` that lists ``entries`` instead."""
+    with Root(directory) as root, contextlib.closing(FileServer(root)) as files, anyio.fail_after(60):
+
+        async def handle(stream):
+            if stream.method != LIST:
+                await files.handle(stream)
+                return
+            await stream.reply()
+            await stream.send(msgspec.json.encode(Page(entries, False)))
+            await stream.end()
+
+        async with (
+            zcserver.serve(handle, port=0, context=make_context()) as server,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
+        ):
+            yield client
+
+
+@pytest.mark.parametrize("include", [[], ["*"]])
+async def test_a_link_is_not_gone_through_whatever_the_order_of_a_listing(
+    served, local, tmp_path, make_context, include
+):
+    (served / "folder" / "inner").mkdir(parents=True)
+    for name in ("folder/file", "folder/inner/file", "other"):
+        (served / name).write_text(name)
+    (tmp_path / "outside").mkdir()
+    (local / "folder").symlink_to(tmp_path / "outside")
+    entries = [
+        Entry("folder/inner/file", "file", 17),
+        Entry("other", "file", 5),
+        Entry("folder/file", "file", 11),
+        Entry("folder/inner", "directory"),
+        Entry("folder", "directory"),
+    ]
+    async with client_of_listing(served, make_context, entries) as client:
+        report = await client.fetch_tree("/", local, include=include)
+    assert report.transferred == ["/other"]
+    assert {str(error) for _, error in report.failures} == {
+        f"[Errno 17] is a symbolic link: remove it, or sync with --delete: '{local / 'folder'}'"
+    }
+    assert not list((tmp_path / "outside").iterdir())
