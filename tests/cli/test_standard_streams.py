@@ -1,0 +1,79 @@
+"""Standard input, output and error as others leave them to the commands: full or shared."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+
+import pytest
+
+from tests.cli.commands import PATIENCE, running, serving, zcserver
+
+MIB = 1 << 20
+SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serving("--topics") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def nobody_reads(kind):
+    """A descriptor to write to, and a function that returns as soon as something was written to it."""
+    if kind == "socket":
+        ours, theirs = (sock.detach() for sock in socket.socketpair())
+    else:
+        ours, theirs = os.openpty() if kind == "terminal" else os.pipe()
+    try:
+        yield theirs, lambda: select.select([ours], [], [])
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(("number", "code", "word"), SIGNALS)
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_signal_ends_get_while_nobody_reads_its_output(url, big, kind, number, code, word):
+    with (
+        nobody_reads(kind) as (output, written),
+        running("get", f"{url}/big", "-o", "-", stdout=output) as process,
+    ):
+        written()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == code
+        assert process.stderr.read() == f"zcserver: {word}\n"
+
+
+@pytest.mark.parametrize(("number", "code", "word"), SIGNALS)
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_signal_ends_sub_while_nobody_reads_its_output(hub, tmp_path, kind, number, code, word):
+    topic = f"{hub.url}/{kind}{code}"
+    (tmp_path / "big").write_bytes(b"x" * MIB)
+    zcserver("pub", topic, tmp_path / "big", "--frame")
+    with (
+        nobody_reads(kind) as (output, written),
+        running("sub", topic, "--from", "earliest", stdout=output) as process,
+    ):
+        written()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == code
+        assert process.stderr.read().splitlines()[-1] == f"zcserver: {word}"
+
+
+def test_the_open_files_of_a_pipeline_keep_their_flags(hub, url, big):
+    ours, theirs = os.pipe()
+    with running("pub", f"{hub.url}/shared", "--frame", stdin=ours) as process:
+        os.write(theirs, b"content")
+        os.close(theirs)
+        assert process.wait(PATIENCE) == 0
+    assert os.get_blocking(ours)
+    os.close(ours)
+    with (
+        nobody_reads("pipe") as (output, written),
+        running("get", f"{url}/big", "-o", "-", stdout=output),
+    ):
+        written()
+        assert os.get_blocking(output)
