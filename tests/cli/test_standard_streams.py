@@ -1,4 +1,4 @@
-"""Standard input, output and error as others leave them to the commands: full or shared."""
+"""Standard input, output and error as others leave them to the commands: full, shared or closed."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.cli.commands import PATIENCE, running, serving, zcserver
+from tests.cli.commands import PATIENCE, failing, running, serving, zcserver
 
 MIB = 1 << 20
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
@@ -77,3 +77,37 @@ def test_the_open_files_of_a_pipeline_keep_their_flags(hub, url, big):
     ):
         written()
         assert os.get_blocking(output)
+
+
+def closed(fd):
+    """For ``preexec_fn``: as the shell's ``N>&-`` does it."""
+    return {"preexec_fn": lambda: os.close(fd)}
+
+
+@pytest.mark.parametrize("fd", [0, 1, 2])
+def test_commands_work_without_one_of_their_standard_streams(writable_url, served, local, fd):
+    (served / "a").write_bytes(b"content")
+    for command in (
+        ["ls", f"{writable_url}/"],
+        ["get", f"{writable_url}/a", "-o", "b"],
+        ["put", "b", f"{writable_url}/c"],
+        ["stat", "--json", f"{writable_url}/a"],
+    ):
+        zcserver(*command, **closed(fd))
+    assert (served / "c").read_bytes() == b"content"
+    assert (fd == 2) == (zcserver("get", f"{writable_url}/none", code=3, **closed(fd)).stderr == "")
+
+
+def test_a_server_without_standard_streams_serves(served, local):
+    (served / "a").write_bytes(b"content")
+    with serving(served, "--verbose", preexec_fn=lambda: (os.close(0), os.close(2))) as server:
+        assert zcserver("get", f"{server.url}/a", "-o", "-").stdout == "content"
+
+
+def test_data_from_or_to_a_closed_stream_is_refused(hub, writable_url, served):
+    (served / "a").write_bytes(b"content")
+    for command in (["put", "-", f"{writable_url}/b"], ["pub", f"{hub.url}/t"], ["serve", "--stdin", "t"]):
+        assert "standard input is closed" in failing(2, *command, **closed(0))
+    for command in (["get", f"{writable_url}/a", "-o", "-"], ["sub", f"{hub.url}/t"]):
+        assert "standard output is closed" in failing(2, *command, **closed(1))
+    assert not (served / "b").exists()

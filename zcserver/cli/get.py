@@ -9,6 +9,7 @@ from zcserver.client import Address, Client, Progress
 
 from .exits import CommandError, ExitCode
 from .session import Outcome, TransferSettings, by_server, own_name, transferring
+from .standard import standard_output
 
 
 async def get(
@@ -49,12 +50,13 @@ async def _get_to_standard_output(
     groups: list[list[Address]], part: tuple[int | None, int | None], settings: TransferSettings
 ) -> ExitCode:
     outcome = Outcome("fetched")
+    fd = standard_output()
     for group in groups:
         async with transferring(group[0], settings) as (client, progress):
             for address in group:
                 outcome.files += 1
                 outcome.nbytes += await client.fetch_to(
-                    address.path, sys.stdout.fileno(), part[0] or 0, part[1], progress=progress
+                    address.path, fd, part[0] or 0, part[1], progress=progress
                 )
     return outcome.finish(settings)
 

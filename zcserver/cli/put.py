@@ -1,7 +1,6 @@
 """``zcserver put`` and ``zcserver sync``: local files to a server, and one side made like the other."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ from zcserver.file_protocol import escape
 
 from .exits import CommandError, ExitCode, printable
 from .session import WOULD_BE, Outcome, TransferSettings, transferring
+from .standard import standard_input
 
 _STDIN: Final = "-"
 
@@ -39,8 +39,9 @@ async def _put_standard_input(address: Address, outcome: Outcome, settings: Tran
         raise CommandError("standard input has no name of its own: add one to the URL", ExitCode.USAGE)
     if settings.verify:
         raise CommandError("the checksum of standard input is not known before it is sent", ExitCode.USAGE)
+    fd = standard_input()
     async with transferring(address, settings) as (client, progress):
-        outcome.add(await client.put(sys.stdin.fileno(), path, progress=progress))
+        outcome.add(await client.put(fd, path, progress=progress))
     return outcome.finish(settings)
 
 

@@ -15,6 +15,7 @@ from zcserver.client.descriptors import writing
 
 from .exits import ExitCode, printable
 from .loop import Interruption
+from .standard import standard_output
 from .ticker import Ticker
 
 Write = Callable[[TopicMessage], Awaitable[None]]
@@ -67,7 +68,7 @@ async def subscribe(url: str, settings: SubSettings) -> ExitCode:
 @contextlib.contextmanager
 def _to_stdout() -> Iterator[Write]:
     """The payloads, one after the other. A terminal gets no control characters."""
-    with writing(sys.stdout.fileno()) as write_all:
+    with writing(standard_output()) as write_all:
         shown = _for_terminals if sys.stdout.isatty() else _as_it_is
 
         async def write(message: TopicMessage) -> None:
