@@ -5,10 +5,10 @@ from pathlib import Path
 
 import anyio
 
-from zcserver.client import Address, Client, Progress
+from zcserver.client import Address, Client, Progress, parse_url
 
 from .exits import CommandError, ExitCode
-from .session import Outcome, TransferSettings, by_server, own_name, transferring
+from .session import Outcome, TransferSettings, all_different, by_server, own_name, transferring
 from .standard import standard_output
 
 
@@ -29,11 +29,14 @@ async def get(
         return await _get_to_standard_output(groups, part, settings)
     if part != (None, None):
         raise CommandError("--offset and --length need -o -: redirect the output", ExitCode.USAGE)
-    several = len(urls) > 1
-    jobs = [
-        [(address.path, _target(address.path, output, several, recursive)) for address in group]
-        for group in groups
-    ]
+
+    def target_of(path: str) -> Path:
+        return _target(path, output, len(urls) > 1, recursive)
+
+    all_different(
+        [(url, target_of(parse_url(url).path)) for url in urls], "get each by itself, -o gives it a name"
+    )
+    jobs = [[(address.path, target_of(address.path)) for address in group] for group in groups]
     outcome = Outcome("fetched")
     for group, targets in zip(groups, jobs, strict=True):
         async with transferring(group[0], settings) as (client, progress):

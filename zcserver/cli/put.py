@@ -10,7 +10,7 @@ from zcserver.client import Address, Client, Progress, is_url, parse_url
 from zcserver.file_protocol import escape
 
 from .exits import CommandError, ExitCode, printable
-from .session import WOULD_BE, Outcome, TransferSettings, transferring
+from .session import WOULD_BE, Outcome, TransferSettings, all_different, transferring
 from .standard import standard_input
 
 _STDIN: Final = "-"
@@ -22,7 +22,11 @@ async def put(sources: list[str], url: str, recursive: bool, settings: TransferS
     outcome = Outcome("sent")
     if sources == [_STDIN]:
         return await _put_standard_input(address, outcome, settings)
-    targets = [(Path(source), _target(source, address.path, len(sources) > 1)) for source in sources]
+    if _STDIN in sources:
+        raise CommandError("standard input goes alone: put the files by themselves", ExitCode.USAGE)
+    paths = [_target(source, address.path, len(sources) > 1) for source in sources]
+    all_different(zip(sources, paths, strict=True), "put each by itself, the URL gives it a name")
+    targets = list(zip(map(Path, sources), paths, strict=True))
     async with transferring(address, settings) as (client, progress):
         if recursive:
             for source, path in targets:

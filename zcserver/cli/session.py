@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -199,6 +199,16 @@ def own_name(path: str) -> str:
             ExitCode.USAGE,
         )
     return name
+
+
+def all_different(targets: Iterable[tuple[str, object]], way_out: str) -> None:
+    """CommandError if two sources would have the same name; pairs of a source and its target."""
+    sources: dict[object, str] = {}
+    for source, target in targets:
+        if target in sources:
+            words = f"{sources[target]} and {source} would both become {target}: {way_out}"
+            raise CommandError(printable(words), ExitCode.USAGE)
+        sources[target] = source
 
 
 def by_server(urls: list[str]) -> list[list[Address]]:
