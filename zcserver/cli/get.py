@@ -38,15 +38,12 @@ async def get(
     )
     jobs = [[(address.path, target_of(address.path)) for address in group] for group in groups]
     outcome = Outcome("fetched")
-    for group, targets in zip(groups, jobs, strict=True):
-        async with transferring(group[0], settings) as (client, progress):
-            if recursive:
-                for path, target in targets:
-                    report = await client.fetch_tree(path, target, **settings.of_trees(progress))
-                    outcome.add_tree(report)
-            else:
-                await _get_files(client, targets, outcome, settings, progress)
-    return outcome.finish(settings)
+    fetch = _get_trees if recursive else _get_files
+    with outcome.told(settings):
+        for group, targets in zip(groups, jobs, strict=True):
+            paths = [path for path, _ in targets]
+            await outcome.attempt(paths, fetch(group[0], targets, outcome, settings))
+    return ExitCode.OK
 
 
 async def _get_to_standard_output(
@@ -93,16 +90,24 @@ def _target(path: str, output: str | None, several: bool, tree: bool) -> Path:
     return Path(output)
 
 
+async def _get_trees(
+    address: Address, targets: list[tuple[str, Path]], outcome: Outcome, settings: TransferSettings
+) -> None:
+    async with transferring(address, settings) as (client, progress):
+
+        async def fetch(path: str, target: Path) -> None:
+            outcome.add_tree(await client.fetch_tree(path, target, **settings.of_trees(progress)))
+
+        for path, target in targets:
+            await outcome.attempt([path], fetch(path, target))
+
+
 async def _get_files(
-    client: Client,
-    targets: list[tuple[str, Path]],
-    outcome: Outcome,
-    settings: TransferSettings,
-    progress: Progress,
+    address: Address, targets: list[tuple[str, Path]], outcome: Outcome, settings: TransferSettings
 ) -> None:
     limiter = anyio.CapacityLimiter(settings.jobs)
 
-    async def fetch(path: str, target: Path) -> None:
+    async def fetch(client: Client, progress: Progress, path: str, target: Path) -> None:
         async with limiter:
             done = await client.fetch(
                 path,
@@ -114,6 +119,6 @@ async def _get_files(
             )
             outcome.add(done)
 
-    async with anyio.create_task_group() as tasks:
+    async with transferring(address, settings) as (client, progress), anyio.create_task_group() as tasks:
         for path, target in targets:
-            tasks.start_soon(outcome.attempt, path, fetch(path, target))
+            tasks.start_soon(outcome.attempt, [path], fetch(client, progress, path, target))

@@ -27,14 +27,9 @@ async def put(sources: list[str], url: str, recursive: bool, settings: TransferS
     paths = [_target(source, address.path, len(sources) > 1) for source in sources]
     all_different(zip(sources, paths, strict=True), "put each by itself, the URL gives it a name")
     targets = list(zip(map(Path, sources), paths, strict=True))
-    async with transferring(address, settings) as (client, progress):
-        if recursive:
-            for source, path in targets:
-                if source.is_dir():
-                    outcome.add_tree(await client.put_tree(source, path, **settings.of_trees(progress)))
-        files = [(source, path) for source, path in targets if not (recursive and source.is_dir())]
-        await _put_files(client, files, outcome, settings, progress)
-    return outcome.finish(settings)
+    with outcome.told(settings):
+        await outcome.attempt(paths, _put_all(address, targets, recursive, outcome, settings))
+    return ExitCode.OK
 
 
 async def _put_standard_input(address: Address, outcome: Outcome, settings: TransferSettings) -> ExitCode:
@@ -44,9 +39,14 @@ async def _put_standard_input(address: Address, outcome: Outcome, settings: Tran
     if settings.verify:
         raise CommandError("the checksum of standard input is not known before it is sent", ExitCode.USAGE)
     fd = standard_input()
-    async with transferring(address, settings) as (client, progress):
-        outcome.add(await client.put(fd, path, progress=progress))
-    return outcome.finish(settings)
+
+    async def send() -> None:
+        async with transferring(address, settings) as (client, progress):
+            outcome.add(await client.put(fd, path, progress=progress))
+
+    with outcome.told(settings):
+        await outcome.attempt([path], send())
+    return ExitCode.OK
 
 
 def _target(source: str, path: str, several: bool) -> str:
@@ -63,22 +63,30 @@ def _target(source: str, path: str, several: bool) -> str:
     return path + escape(os.fsencode(name))
 
 
-async def _put_files(
-    client: Client,
-    files: list[tuple[Path, str]],
+async def _put_all(
+    address: Address,
+    targets: list[tuple[Path, str]],
+    recursive: bool,
     outcome: Outcome,
     settings: TransferSettings,
-    progress: Progress,
 ) -> None:
     limiter = anyio.CapacityLimiter(settings.jobs)
 
-    async def send(source: Path, path: str) -> None:
+    async def send_tree(client: Client, progress: Progress, source: Path, path: str) -> None:
+        outcome.add_tree(await client.put_tree(source, path, **settings.of_trees(progress)))
+
+    async def send(client: Client, progress: Progress, source: Path, path: str) -> None:
         async with limiter:
             outcome.add(await client.put(source, path, verify=settings.verify, progress=progress))
 
-    async with anyio.create_task_group() as tasks:
-        for source, path in files:
-            tasks.start_soon(outcome.attempt, path, send(source, path))
+    trees = [(source, path) for source, path in targets if recursive and source.is_dir()]
+    async with transferring(address, settings) as (client, progress):
+        for source, path in trees:
+            await outcome.attempt([path], send_tree(client, progress, source, path))
+        async with anyio.create_task_group() as tasks:
+            for source, path in targets:
+                if (source, path) not in trees:
+                    tasks.start_soon(outcome.attempt, [path], send(client, progress, source, path))
 
 
 async def sync(source: str, target: str, delete: bool, dry_run: bool, settings: TransferSettings) -> ExitCode:
@@ -87,18 +95,23 @@ async def sync(source: str, target: str, delete: bool, dry_run: bool, settings: 
         raise CommandError("of SRC and DST, one is a URL and the other a local directory", ExitCode.USAGE)
     outcome = Outcome(WOULD_BE if dry_run else "transferred")
     address = parse_url(source if is_url(source) else target)
-    async with transferring(address, settings) as (client, progress):
-        report = await client.sync(
-            address.path if is_url(source) else Path(source),
-            address.path if is_url(target) else Path(target),
-            delete=delete,
-            dry_run=dry_run,
-            **settings.of_trees(progress),
-        )
+
+    async def work() -> None:
+        async with transferring(address, settings) as (client, progress):
+            report = await client.sync(
+                address.path if is_url(source) else Path(source),
+                address.path if is_url(target) else Path(target),
+                delete=delete,
+                dry_run=dry_run,
+                **settings.of_trees(progress),
+            )
         outcome.add_tree(report)
-    if dry_run and not settings.as_json and not settings.quiet:
-        for name in report.transferred:
-            print(f"transfer {printable(name)}")
-        for name in report.deleted:
-            print(f"remove   {printable(name)}")
-    return outcome.finish(settings)
+        if dry_run and not settings.as_json and not settings.quiet:
+            for name in report.transferred:
+                print(f"transfer {printable(name)}")
+            for name in report.deleted:
+                print(f"remove   {printable(name)}")
+
+    with outcome.told(settings):
+        await outcome.attempt([address.path], work())
+    return ExitCode.OK
