@@ -1,5 +1,6 @@
 """``pub``, ``sub`` and ``serve --topics``, as in a shell: pipes, files, lost servers, closed pipes."""
 
+import re
 import select
 import signal
 import subprocess
@@ -50,10 +51,21 @@ def test_lines_are_messages_and_come_out_as_lines(topic, tmp_path):
 def test_messages_become_files_that_their_numbers_and_types_name(topic, tmp_path):
     (tmp_path / "still").write_bytes(b"\xff\xd8")
     zcserver("pub", topic, tmp_path / "still", "--frame", "--type", "image/png")
-    zcserver("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
-        "000000000001.png": b"\xff\xd8"
-    }
+    for _ in range(2):
+        zcserver("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
+    (path,) = (tmp_path / "out").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{20}-000000000001\.png", path.name)
+    assert path.read_bytes() == b"\xff\xd8"
+
+
+def test_a_restarted_server_counts_anew_and_no_saved_message_is_lost(tmp_path):
+    for content in ("before", "after", "later still"):
+        (tmp_path / "in").write_text(content)
+        with serving("--topics") as server:
+            zcserver("pub", f"{server.url}/log", tmp_path / "in", "--frame")
+            zcserver("sub", f"{server.url}/log", "-o", tmp_path / "out", "--from", "1", "--count", "1")
+    saved = sorted((tmp_path / "out").iterdir())
+    assert [path.read_text() for path in saved] == ["before", "after", "later still"]
 
 
 def test_live_from_a_pipe_to_a_pipe(topic):
@@ -163,15 +175,15 @@ def test_a_subscriber_killed_twenty_times_has_every_message_at_the_end(topic, tm
     command = ["sub", topic, "-o", out, "--name", "writer", "--from", "committed", "-q"]
     for kill in range(1, 21):
         with running(*command) as reader:
-            while reader.poll() is None and not (out / f"{2 * kill:012}").exists():
+            while reader.poll() is None and not list(out.glob(f"*-{2 * kill:012}")):
                 pass
             reader.kill()
-    written = len(list(out.glob("0*")))
+    written = len(list(out.glob("0*-*")))
     assert written >= 40
     with running(*command) as reader:
-        while reader.poll() is None and not (out / f"{count:012}").exists():
+        while reader.poll() is None and not list(out.glob(f"*-{count:012}")):
             pass
-    assert [path.read_bytes() for path in sorted(out.glob("0*"))] == [b"%d\n" % n for n in range(count)]
+    assert [path.read_bytes() for path in sorted(out.glob("0*-*"))] == [b"%d\n" % n for n in range(count)]
 
 
 def test_what_is_wrong_is_one_line(topic, tmp_path, hub):

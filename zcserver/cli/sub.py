@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio.to_thread
 
@@ -88,12 +89,15 @@ def _for_terminals(data: memoryview) -> memoryview:
 
 @contextlib.contextmanager
 def _to_directory(directory: Path) -> Iterator[Write]:
-    """Files named by their sequence numbers, so that their order is that of the messages; whole or none."""
+    """Files named EPOCH-SEQUENCE, so that their order is that of the messages; whole or none.
+
+    The same message may come twice; numbers alone come again with a server that was restarted.
+    """
     directory.mkdir(parents=True, exist_ok=True)
 
     def save(message: TopicMessage) -> None:
         suffix = mimetypes.guess_extension(message.content_type) or ""
-        path = directory / f"{message.sequence:012}{suffix}"
+        path = directory / f"{quote(message.epoch, safe='')}-{message.sequence:012}{suffix}"
         part = directory / f".{path.name}.zcpart"
         part.write_bytes(message.data)
         os.replace(part, path)

@@ -84,6 +84,9 @@ def _sub(
     be disconnected, or have the publisher wait (where the server allows it). What is missed is told on
     stderr. A lost connection is made again, and goes on where it was.
 
+    With -o, files are called EPOCH-SEQUENCE, with an ending for the type, and sort as the messages came. A
+    server that was restarted counts from 1 again, in another epoch: no message takes another one's file.
+
     With --name, --from committed goes on behind the last message that was written.
 
     \b
