@@ -207,8 +207,15 @@ def test_an_interrupted_server_ends_with_its_code(served):
         (["get", "zc://127.0.0.1/file", "--limit-rate", "fast"], "no size"),
         (["sync", "a", "b"], "one is a URL"),
         (["mv", "zc://127.0.0.1/a", "zc://127.0.0.2/b"], "one server"),
+        (["mv", "zc://127.0.0.1:1/a", "/%61/b"], "into itself"),
         (["serve", ".", "--links", "perhaps"], "perhaps"),
     ],
 )
 def test_a_wrong_command_line(arguments, words):
     assert words in failing(2, *arguments)
+
+
+def test_a_settings_file_has_no_texts_for_true_and_false(local):
+    (local / "serve.toml").write_text('writable = "no"')
+    line = failing(2, "serve", ".", "--config", "serve.toml")
+    assert line == "serve.toml: writable: 'no' is neither true nor false (without quotes)"

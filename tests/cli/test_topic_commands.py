@@ -198,5 +198,21 @@ def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
     assert "set --pool-size to 134217728" in line
 
 
-def test_nobody_is_named_who_does_not_serve_topics(read_only_server):
-    assert "not SUBSCRIBE" in failing(ExitCode.FAILED, "sub", f"{read_only_server.url}/t")
+def test_a_subscription_that_cannot_be_is_refused_before_connecting():
+    url = "zc://127.0.0.1:1/t"
+    assert "'foo' is not one of" in failing(ExitCode.USAGE, "sub", url, "--policy", "foo")
+    assert "needs --name" in failing(ExitCode.USAGE, "sub", url, "--from", "committed")
+
+
+def test_a_server_of_files_or_topics_only_says_so(read_only_server, topic, tmp_path):
+    assert "not SUBSCRIBE" in failing(ExitCode.NOT_A_PEER, "sub", f"{read_only_server.url}/t")
+    (tmp_path / "file").touch()
+    for command in (
+        ["get", topic, "-o", tmp_path / "copy"],
+        ["get", "-r", topic, "-o", tmp_path / "copy"],
+        ["put", tmp_path / "file", topic],
+        ["sync", tmp_path, topic],
+        ["ls", topic],
+        ["rm", topic],
+    ):
+        assert "this server serves topics only" in failing(ExitCode.NOT_A_PEER, *command)

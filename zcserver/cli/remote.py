@@ -12,7 +12,7 @@ import msgspec
 
 from zcserver.client import Address, Client, Status, is_url, parse_url
 from zcserver.errors import MisuseError, StreamResetError, TransferError
-from zcserver.file_protocol import NOT_A_DIRECTORY, Entry
+from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, unescape
 
 from .exits import CommandError, ExitCode, explain
 from .session import by_server, talking
@@ -112,6 +112,9 @@ async def move(url: str, to: str, replace: bool) -> ExitCode:
         target = group[1].path
     elif not to.startswith("/"):
         raise MisuseError(f"{to!r} is neither a URL nor a path on the server, which begins with a slash")
+
+    if unescape(target).startswith(unescape(address.path).rstrip(b"/") + b"/"):
+        raise MisuseError(f"{address.path} cannot be moved into itself, to {target}: name another place")
 
     async def work(client: Client) -> None:
         await client.rename(address.path, target, replace=replace)
