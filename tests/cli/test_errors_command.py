@@ -50,6 +50,16 @@ def test_connection_refused(free_port):
     assert "/nowhere/zc.sock" in line
 
 
+def test_one_server_that_is_gone_does_not_hide_what_the_others_say(url, served, free_port):
+    (served / "file").touch()
+    gone = f"zc://127.0.0.1:{free_port}/file"
+    done = zcserver("stat", "--json", f"{url}/none", gone, f"{url}/file", code=3)
+    assert len(done.stdout.splitlines()) == 1
+    assert ["no such file" in line for line in done.stderr.splitlines()] == [True, False]
+    done = zcserver("stat", gone, f"{url}/file", code=6)
+    assert "type       file" in done.stdout
+
+
 def test_a_name_that_cannot_be_resolved():
     assert "check the spelling" in failing(14, "get", "zc://no-such-host.invalid/file")
 

@@ -1,10 +1,12 @@
 """Standard input, output and error as others leave them to the commands: full, shared or closed."""
 
 import contextlib
+import json
 import os
 import select
 import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -63,6 +65,16 @@ def test_a_signal_ends_sub_while_nobody_reads_its_output(hub, tmp_path, kind, nu
         assert process.stderr.read().splitlines()[-1] == f"zcserver: {word}"
 
 
+def test_a_signal_ends_ls_while_nobody_reads_its_output(url, served):
+    for number in range(2000):
+        (served / f"{number:0100}").touch()
+    with nobody_reads("pipe") as (output, written), running("ls", f"{url}/", stdout=output) as process:
+        written()
+        process.terminate()
+        assert process.wait(PATIENCE) == 143
+        assert process.stderr.read() == "zcserver: terminated\n"
+
+
 def test_the_open_files_of_a_pipeline_keep_their_flags(hub, url, big):
     ours, theirs = os.pipe()
     with running("pub", f"{hub.url}/shared", "--frame", stdin=ours) as process:
@@ -111,3 +123,12 @@ def test_data_from_or_to_a_closed_stream_is_refused(hub, writable_url, served):
     for command in (["get", f"{writable_url}/a", "-o", "-"], ["sub", f"{hub.url}/t"]):
         assert "standard output is closed" in failing(2, *command, **closed(1))
     assert not (served / "b").exists()
+
+
+def test_names_that_the_encoding_of_the_output_lacks_are_escaped(url, served):
+    (served / "caf\N{LATIN SMALL LETTER E WITH ACUTE}").touch()
+    ascii_only = {"env": {**os.environ, "PYTHONIOENCODING": "ascii"}, "stdin": subprocess.DEVNULL}
+    assert zcserver("ls", f"{url}/", **ascii_only).stdout == "caf\\xe9\n"
+    line = zcserver("ls", "--json", f"{url}/", **ascii_only).stdout
+    assert json.loads(line)["path"] == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    assert zcserver("sync", "--dry-run", f"{url}/", ".", **ascii_only).stdout.endswith("/caf\\xe9\n")

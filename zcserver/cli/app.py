@@ -11,7 +11,7 @@ from zcserver.errors import MisuseError, TransferError
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
-from .standard import occupy
+from .standard import prepare
 
 # click's UsageError, which typer depends on or carries with it, by version, and does not export.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -74,7 +74,7 @@ machine_commands.add_others(app)
 
 def main() -> NoReturn:
     """Run the command line and exit. A user's error is one line on stderr, never a traceback."""
-    occupy()
+    prepare()
     guarded(
         lambda arguments: app(arguments, prog_name="zcserver", standalone_mode=False),
         sys.argv[1:] or ["--help"],
