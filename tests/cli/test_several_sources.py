@@ -38,6 +38,17 @@ def test_put_takes_standard_input_alone(local):
     assert "standard input goes alone" in failing(2, "put", "-", "file", unreachable("/to/"))
 
 
+@pytest.mark.parametrize("option", ["--include", "--exclude"])
+def test_patterns_that_nothing_would_be_compared_with_are_refused(local, option):
+    (local / "secret.key").touch()
+    for command in (
+        ["get", unreachable("/secret.key")],
+        ["get", unreachable("/secret.key"), "-o", "-"],
+        ["put", "secret.key", unreachable("/")],
+    ):
+        assert "add -r" in failing(2, *command, option, "*.key")
+
+
 def test_files_and_directories_of_different_names_go_together(writable_url, served, local):
     (local / "folder").mkdir()
     (local / "folder" / "inner").write_text("inner")

@@ -8,7 +8,15 @@ import anyio
 from zcserver.client import Address, Client, Progress, parse_url
 
 from .exits import CommandError, ExitCode
-from .session import Outcome, TransferSettings, all_different, by_server, own_name, transferring
+from .session import (
+    Outcome,
+    TransferSettings,
+    all_different,
+    by_server,
+    check_patterns,
+    own_name,
+    transferring,
+)
 from .standard import standard_output
 
 
@@ -24,6 +32,7 @@ async def get(
     CommandError when some of it failed, and the client's errors.
     """
     groups = by_server(urls)
+    check_patterns(recursive, settings)
     if output == "-":
         _check_standard_output(recursive, settings)
         return await _get_to_standard_output(groups, part, settings)

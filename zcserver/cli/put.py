@@ -10,7 +10,7 @@ from zcserver.client import Address, Client, Progress, is_url, parse_url
 from zcserver.file_protocol import escape
 
 from .exits import CommandError, ExitCode, printable
-from .session import WOULD_BE, Outcome, TransferSettings, all_different, transferring
+from .session import WOULD_BE, Outcome, TransferSettings, all_different, check_patterns, transferring
 from .standard import standard_input
 
 _STDIN: Final = "-"
@@ -20,6 +20,7 @@ async def put(sources: list[str], url: str, recursive: bool, settings: TransferS
     """Send files, or directories with ``recursive``. CommandError when some of it failed."""
     address = parse_url(url)
     outcome = Outcome("sent")
+    check_patterns(recursive, settings)
     if sources == [_STDIN]:
         return await _put_standard_input(address, outcome, settings)
     if _STDIN in sources:

@@ -216,6 +216,12 @@ def own_name(path: str) -> str:
     return name
 
 
+def check_patterns(recursive: bool, settings: TransferSettings) -> None:
+    """CommandError if patterns were given where none is looked at."""
+    if (settings.include or settings.exclude) and not recursive:
+        raise CommandError("--include and --exclude are for directories: add -r", ExitCode.USAGE)
+
+
 def all_different(targets: Iterable[tuple[str, object]], way_out: str) -> None:
     """CommandError if two sources would have the same name; pairs of a source and its target."""
     sources: dict[object, str] = {}
