@@ -106,7 +106,7 @@ class Outcome:
         try:
             yield
         except CommandError as error:
-            self.failures.append(("", error.line, error.code))
+            self.failures.insert(0, ("", error.line, error.code))
             self._tell_scripts(settings)
             raise
         self.finish(settings)
