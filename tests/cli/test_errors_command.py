@@ -225,6 +225,14 @@ def test_a_wrong_command_line(arguments, words):
     assert words in failing(2, *arguments)
 
 
+def test_arguments_that_are_no_text(writable_url, served, local):
+    (served / "a").touch()
+    for command in (["get", "zc://\udcff/file"], ["serve", ".", "--bind", "\udcff"]):
+        assert "no text that could be sent" in failing(2, *command)
+    zcserver("mv", f"{writable_url}/a", f"/{served.name}/\udcff")
+    assert os.listdir(served) == ["\udcff"]
+
+
 def test_a_settings_file_has_no_texts_for_true_and_false(local):
     (local / "serve.toml").write_text('writable = "no"')
     line = failing(2, "serve", ".", "--config", "serve.toml")

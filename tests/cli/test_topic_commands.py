@@ -191,6 +191,8 @@ def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
     assert "over the topic's limit" in failing(ExitCode.FAILED, "pub", topic, tmp_path / "big", "--frame")
     assert "give one" in failing(ExitCode.USAGE, "pub", topic, tmp_path / "big", "--frame", "--lines")
     assert failing(ExitCode.NOT_A_FILE, "pub", topic, tmp_path) == f"{tmp_path} is a directory: name a file"
+    line = failing(ExitCode.USAGE, "pub", topic, tmp_path / "big", "--key", "\udcff")
+    assert "no text that could be sent" in line
     assert "none of latest" in failing(ExitCode.USAGE, "sub", topic, "--from", "0")
     assert "--allow-block" in failing(ExitCode.FORBIDDEN, "sub", topic, "--policy", "block")[:200]
     assert "is no topic" in failing(ExitCode.NOT_FOUND, "sub", f"{hub.url}/{'x' * 300}")

@@ -101,6 +101,8 @@ def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -
         return "", ExitCode.FAILED
     except (TransferError, MisuseError, OSError) as error:
         return explain(error)
+    except UnicodeError as error:  # bytes that are no text, in a key or the name of a host
+        return f"an argument is no text that could be sent: {exits.printable(str(error))}", ExitCode.USAGE
     except MemoryError:
         return "out of memory: lower --pool-size or -j, or raise the limit (ulimit -v)", ExitCode.LIMIT
     except _UsageError as error:

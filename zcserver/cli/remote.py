@@ -13,7 +13,7 @@ import msgspec
 
 from zcserver.client import Address, Client, Status, is_url, parse_url
 from zcserver.errors import MisuseError, StreamResetError, TransferError
-from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, unescape
+from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, escape_undecodable, unescape
 
 from .exits import CommandError, ExitCode, explain, printable
 from .session import by_server, talking
@@ -119,7 +119,7 @@ async def make_directories(urls: list[str], parents: bool) -> ExitCode:
 async def move(url: str, to: str, replace: bool) -> ExitCode:
     """Rename; ``to`` is a URL of the same server, or a path on it."""
     address = parse_url(url)
-    target = to
+    target = escape_undecodable(to)
     if is_url(to):
         (group, *others) = by_server([url, to])
         if others:
