@@ -121,6 +121,14 @@ async def test_a_peer_that_never_acknowledges_is_dropped_at_the_deadline_with_th
         assert stream.connection.is_closed
 
 
+async def test_a_peer_that_owes_only_its_farewell_is_told_apart_from_one_that_owes_bytes(make_context):
+    context = make_context()
+    async with serving(context) as served:
+        stream, _, _ = await served.peer()
+        with pytest.raises(zcserver.PeerTimeoutError, match="had neither stopped sending nor taken leave by"):
+            await stream.connection.aclose(timeout=0.05)
+
+
 async def test_a_peer_that_stops_acknowledging_in_the_middle_is_given_up(make_context):
     context = make_context(ack_seconds=0.05)
     async with serving(context) as served:

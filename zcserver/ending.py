@@ -136,9 +136,8 @@ class Ending:
             self._close(self.error)
             return
         left = self._sender.ledger.framed - self._sender.ledger.acknowledged
-        self.abort(
-            PeerTimeoutError(f"{self._name} had not acknowledged {left} bytes by the closing deadline")
-        )
+        undone = f"not acknowledged {left} bytes" if left else "neither stopped sending nor taken leave"
+        self.abort(PeerTimeoutError(f"{self._name} had {undone} by the closing deadline"))
 
     # -- what goes wrong -----------------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ NOT_EMPTY: Final = 0x105
 NOT_A_DIRECTORY: Final = 0x106
 IO_ERROR: Final = 0x107
 """The server's disk failed, or cannot do this."""
+UNKNOWN_METHOD: Final = 0x108
+"""This server does not offer that: it serves only topics, or only files."""
 
 RESET_NAMES: Final[dict[int, str]] = {
     **{code.value: code.name for code in ErrorCode},
@@ -49,6 +51,7 @@ RESET_NAMES: Final[dict[int, str]] = {
     NOT_EMPTY: "NOT_EMPTY",
     NOT_A_DIRECTORY: "NOT_A_DIRECTORY",
     IO_ERROR: "IO_ERROR",
+    UNKNOWN_METHOD: "UNKNOWN_METHOD",
 }
 
 STAGING: Final = ".zcserver"

@@ -50,6 +50,16 @@ def test_connection_refused(free_port):
     assert "/nowhere/zc.sock" in line
 
 
+def test_one_server_that_is_gone_does_not_hide_what_the_others_say(url, served, free_port):
+    (served / "file").touch()
+    gone = f"zc://127.0.0.1:{free_port}/file"
+    done = zcserver("stat", "--json", f"{url}/none", gone, f"{url}/file", code=3)
+    assert len(done.stdout.splitlines()) == 1
+    assert ["no such file" in line for line in done.stderr.splitlines()] == [True, False]
+    done = zcserver("stat", gone, f"{url}/file", code=6)
+    assert "type       file" in done.stdout
+
+
 def test_a_name_that_cannot_be_resolved():
     assert "check the spelling" in failing(14, "get", "zc://no-such-host.invalid/file")
 
@@ -207,8 +217,23 @@ def test_an_interrupted_server_ends_with_its_code(served):
         (["get", "zc://127.0.0.1/file", "--limit-rate", "fast"], "no size"),
         (["sync", "a", "b"], "one is a URL"),
         (["mv", "zc://127.0.0.1/a", "zc://127.0.0.2/b"], "one server"),
+        (["mv", "zc://127.0.0.1:1/a", "/%61/b"], "into itself"),
         (["serve", ".", "--links", "perhaps"], "perhaps"),
     ],
 )
 def test_a_wrong_command_line(arguments, words):
     assert words in failing(2, *arguments)
+
+
+def test_arguments_that_are_no_text(writable_url, served, local):
+    (served / "a").touch()
+    for command in (["get", "zc://\udcff/file"], ["serve", ".", "--bind", "\udcff"]):
+        assert "no text that could be sent" in failing(2, *command)
+    zcserver("mv", f"{writable_url}/a", f"/{served.name}/\udcff")
+    assert os.listdir(served) == ["\udcff"]
+
+
+def test_a_settings_file_has_no_texts_for_true_and_false(local):
+    (local / "serve.toml").write_text('writable = "no"')
+    line = failing(2, "serve", ".", "--config", "serve.toml")
+    assert line == "serve.toml: writable: 'no' is neither true nor false (without quotes)"

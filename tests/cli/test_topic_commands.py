@@ -1,5 +1,6 @@
 """``pub``, ``sub`` and ``serve --topics``, as in a shell: pipes, files, lost servers, closed pipes."""
 
+import re
 import select
 import signal
 import subprocess
@@ -50,10 +51,21 @@ def test_lines_are_messages_and_come_out_as_lines(topic, tmp_path):
 def test_messages_become_files_that_their_numbers_and_types_name(topic, tmp_path):
     (tmp_path / "still").write_bytes(b"\xff\xd8")
     zcserver("pub", topic, tmp_path / "still", "--frame", "--type", "image/png")
-    zcserver("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
-        "000000000001.png": b"\xff\xd8"
-    }
+    for _ in range(2):
+        zcserver("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
+    (path,) = (tmp_path / "out").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{20}-000000000001\.png", path.name)
+    assert path.read_bytes() == b"\xff\xd8"
+
+
+def test_a_restarted_server_counts_anew_and_no_saved_message_is_lost(tmp_path):
+    for content in ("before", "after", "later still"):
+        (tmp_path / "in").write_text(content)
+        with serving("--topics") as server:
+            zcserver("pub", f"{server.url}/log", tmp_path / "in", "--frame")
+            zcserver("sub", f"{server.url}/log", "-o", tmp_path / "out", "--from", "1", "--count", "1")
+    saved = sorted((tmp_path / "out").iterdir())
+    assert [path.read_text() for path in saved] == ["before", "after", "later still"]
 
 
 def test_live_from_a_pipe_to_a_pipe(topic):
@@ -163,21 +175,24 @@ def test_a_subscriber_killed_twenty_times_has_every_message_at_the_end(topic, tm
     command = ["sub", topic, "-o", out, "--name", "writer", "--from", "committed", "-q"]
     for kill in range(1, 21):
         with running(*command) as reader:
-            while reader.poll() is None and not (out / f"{2 * kill:012}").exists():
+            while reader.poll() is None and not list(out.glob(f"*-{2 * kill:012}")):
                 pass
             reader.kill()
-    written = len(list(out.glob("0*")))
+    written = len(list(out.glob("0*-*")))
     assert written >= 40
     with running(*command) as reader:
-        while reader.poll() is None and not (out / f"{count:012}").exists():
+        while reader.poll() is None and not list(out.glob(f"*-{count:012}")):
             pass
-    assert [path.read_bytes() for path in sorted(out.glob("0*"))] == [b"%d\n" % n for n in range(count)]
+    assert [path.read_bytes() for path in sorted(out.glob("0*-*"))] == [b"%d\n" % n for n in range(count)]
 
 
 def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
     (tmp_path / "big").write_bytes(bytes(33 * MIB))
     assert "over the topic's limit" in failing(ExitCode.FAILED, "pub", topic, tmp_path / "big", "--frame")
     assert "give one" in failing(ExitCode.USAGE, "pub", topic, tmp_path / "big", "--frame", "--lines")
+    assert failing(ExitCode.NOT_A_FILE, "pub", topic, tmp_path) == f"{tmp_path} is a directory: name a file"
+    line = failing(ExitCode.USAGE, "pub", topic, tmp_path / "big", "--key", "\udcff")
+    assert "no text that could be sent" in line
     assert "none of latest" in failing(ExitCode.USAGE, "sub", topic, "--from", "0")
     assert "--allow-block" in failing(ExitCode.FORBIDDEN, "sub", topic, "--policy", "block")[:200]
     assert "is no topic" in failing(ExitCode.NOT_FOUND, "sub", f"{hub.url}/{'x' * 300}")
@@ -185,5 +200,21 @@ def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
     assert "set --pool-size to 134217728" in line
 
 
-def test_nobody_is_named_who_does_not_serve_topics(read_only_server):
-    assert "not SUBSCRIBE" in failing(ExitCode.FAILED, "sub", f"{read_only_server.url}/t")
+def test_a_subscription_that_cannot_be_is_refused_before_connecting():
+    url = "zc://127.0.0.1:1/t"
+    assert "'foo' is not one of" in failing(ExitCode.USAGE, "sub", url, "--policy", "foo")
+    assert "needs --name" in failing(ExitCode.USAGE, "sub", url, "--from", "committed")
+
+
+def test_a_server_of_files_or_topics_only_says_so(read_only_server, topic, tmp_path):
+    assert "not SUBSCRIBE" in failing(ExitCode.NOT_A_PEER, "sub", f"{read_only_server.url}/t")
+    (tmp_path / "file").touch()
+    for command in (
+        ["get", topic, "-o", tmp_path / "copy"],
+        ["get", "-r", topic, "-o", tmp_path / "copy"],
+        ["put", tmp_path / "file", topic],
+        ["sync", tmp_path, topic],
+        ["ls", topic],
+        ["rm", topic],
+    ):
+        assert "this server serves topics only" in failing(ExitCode.NOT_A_PEER, *command)

@@ -10,7 +10,7 @@ import pytest
 from tests.server.requests import MIB, ask, connected, get, put, refused
 from zcserver import ErrorCode, StreamResetError
 from zcserver.errors import ConnectionLostError
-from zcserver.file_protocol import GET, NO_SPACE, STAT
+from zcserver.file_protocol import GET, NO_SPACE, STAT, UNKNOWN_METHOD
 from zcserver.server import AccessLog, FileServer, Request, Root
 
 PEER = r"127\.0\.0\.1:\d+"
@@ -73,7 +73,7 @@ async def test_each_request_is_logged_when_it_ends(tmp_path, make_context):
             await ask(connection, STAT, "/file")
             with refused(ErrorCode.NOT_FOUND):
                 await get(connection, "/none")
-            with refused(ErrorCode.REFUSED):
+            with refused(UNKNOWN_METHOD):
                 await ask(connection, "BREW", "/coffee")
             stream = await connection.open(GET, "/file")
             await stream.response()
@@ -88,7 +88,7 @@ async def test_each_request_is_logged_when_it_ends(tmp_path, make_context):
         ("GET", "/file", "OK", 3 * MIB, "copy"),
         ("STAT", "/file", "OK", 0, ""),
         ("GET", "/none", "NOT_FOUND", 0, ""),
-        ("BREW", "/coffee", "REFUSED", 0, ""),
+        ("BREW", "/coffee", "UNKNOWN_METHOD", 0, ""),
     ]
     assert lines[6][:3] == ("GET", "/file", "CANCELLED")
     assert all(re.fullmatch(PEER, one.peer) for one in logged)

@@ -11,6 +11,7 @@ from zcserver.errors import MisuseError, TransferError
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
+from .standard import prepare
 
 # click's UsageError, which typer depends on or carries with it, by version, and does not export.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -73,6 +74,7 @@ machine_commands.add_others(app)
 
 def main() -> NoReturn:
     """Run the command line and exit. A user's error is one line on stderr, never a traceback."""
+    prepare()
     guarded(
         lambda arguments: app(arguments, prog_name="zcserver", standalone_mode=False),
         sys.argv[1:] or ["--help"],
@@ -99,6 +101,8 @@ def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -
         return "", ExitCode.FAILED
     except (TransferError, MisuseError, OSError) as error:
         return explain(error)
+    except UnicodeError as error:  # bytes that are no text, in a key or the name of a host
+        return f"an argument is no text that could be sent: {exits.printable(str(error))}", ExitCode.USAGE
     except MemoryError:
         return "out of memory: lower --pool-size or -j, or raise the limit (ulimit -v)", ExitCode.LIMIT
     except _UsageError as error:

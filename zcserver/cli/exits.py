@@ -23,6 +23,7 @@ from zcserver.file_protocol import (
     NOT_A_FILE,
     NOT_EMPTY,
     READ_ONLY,
+    UNKNOWN_METHOD,
 )
 from zcserver_protocol.errors import ErrorCode, RemoteProtocolError
 
@@ -46,7 +47,7 @@ class ExitCode(IntEnum):
     NOT_A_FILE = 4, "a directory or device where a file is due, or the reverse"
     FORBIDDEN = 5, "permission denied, here or by the server"
     UNREACHABLE = 6, "nobody listens there"
-    NOT_A_PEER = 7, "what listens there does not speak ZCP/1"
+    NOT_A_PEER = 7, "what listens there does not speak ZCP/1, or does not offer this"
     CANNOT_LISTEN = 8, "the port is taken or may not be used"
     LOST = 9, "the connection broke, or the server stopped"
     CHANGED = 10, "the file was changed on its way, or since a part was fetched"
@@ -103,6 +104,7 @@ _BY_RESET: Final[dict[int, tuple[ExitCode, str]]] = {
     NO_SPACE: (ExitCode.NO_SPACE, "free some space there"),
     MISMATCH: (ExitCode.MISMATCH, "try again"),
     IO_ERROR: (ExitCode.DISK, "look into the server's log"),
+    UNKNOWN_METHOD: (ExitCode.NOT_A_PEER, "is this the right port?"),
 }
 
 

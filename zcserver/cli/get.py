@@ -5,10 +5,19 @@ from pathlib import Path
 
 import anyio
 
-from zcserver.client import Address, Client, Progress
+from zcserver.client import Address, Client, Progress, parse_url
 
 from .exits import CommandError, ExitCode
-from .session import Outcome, TransferSettings, by_server, own_name, transferring
+from .session import (
+    Outcome,
+    TransferSettings,
+    all_different,
+    by_server,
+    check_patterns,
+    own_name,
+    transferring,
+)
+from .standard import standard_output
 
 
 async def get(
@@ -23,38 +32,40 @@ async def get(
     CommandError when some of it failed, and the client's errors.
     """
     groups = by_server(urls)
+    check_patterns(recursive, settings)
     if output == "-":
         _check_standard_output(recursive, settings)
         return await _get_to_standard_output(groups, part, settings)
     if part != (None, None):
         raise CommandError("--offset and --length need -o -: redirect the output", ExitCode.USAGE)
-    several = len(urls) > 1
-    jobs = [
-        [(address.path, _target(address.path, output, several, recursive)) for address in group]
-        for group in groups
-    ]
+
+    def target_of(path: str) -> Path:
+        return _target(path, output, len(urls) > 1, recursive)
+
+    all_different(
+        [(url, target_of(parse_url(url).path)) for url in urls], "get each by itself, -o gives it a name"
+    )
+    jobs = [[(address.path, target_of(address.path)) for address in group] for group in groups]
     outcome = Outcome("fetched")
-    for group, targets in zip(groups, jobs, strict=True):
-        async with transferring(group[0], settings) as (client, progress):
-            if recursive:
-                for path, target in targets:
-                    report = await client.fetch_tree(path, target, **settings.of_trees(progress))
-                    outcome.add_tree(report)
-            else:
-                await _get_files(client, targets, outcome, settings, progress)
-    return outcome.finish(settings)
+    fetch = _get_trees if recursive else _get_files
+    with outcome.told(settings):
+        for group, targets in zip(groups, jobs, strict=True):
+            paths = [path for path, _ in targets]
+            await outcome.attempt(paths, fetch(group[0], targets, outcome, settings))
+    return ExitCode.OK
 
 
 async def _get_to_standard_output(
     groups: list[list[Address]], part: tuple[int | None, int | None], settings: TransferSettings
 ) -> ExitCode:
     outcome = Outcome("fetched")
+    fd = standard_output()
     for group in groups:
         async with transferring(group[0], settings) as (client, progress):
             for address in group:
                 outcome.files += 1
                 outcome.nbytes += await client.fetch_to(
-                    address.path, sys.stdout.fileno(), part[0] or 0, part[1], progress=progress
+                    address.path, fd, part[0] or 0, part[1], progress=progress
                 )
     return outcome.finish(settings)
 
@@ -88,16 +99,24 @@ def _target(path: str, output: str | None, several: bool, tree: bool) -> Path:
     return Path(output)
 
 
+async def _get_trees(
+    address: Address, targets: list[tuple[str, Path]], outcome: Outcome, settings: TransferSettings
+) -> None:
+    async with transferring(address, settings) as (client, progress):
+
+        async def fetch(path: str, target: Path) -> None:
+            outcome.add_tree(await client.fetch_tree(path, target, **settings.of_trees(progress)))
+
+        for path, target in targets:
+            await outcome.attempt([path], fetch(path, target))
+
+
 async def _get_files(
-    client: Client,
-    targets: list[tuple[str, Path]],
-    outcome: Outcome,
-    settings: TransferSettings,
-    progress: Progress,
+    address: Address, targets: list[tuple[str, Path]], outcome: Outcome, settings: TransferSettings
 ) -> None:
     limiter = anyio.CapacityLimiter(settings.jobs)
 
-    async def fetch(path: str, target: Path) -> None:
+    async def fetch(client: Client, progress: Progress, path: str, target: Path) -> None:
         async with limiter:
             done = await client.fetch(
                 path,
@@ -109,6 +128,6 @@ async def _get_files(
             )
             outcome.add(done)
 
-    async with anyio.create_task_group() as tasks:
+    async with transferring(address, settings) as (client, progress), anyio.create_task_group() as tasks:
         for path, target in targets:
-            tasks.start_soon(outcome.attempt, path, fetch(path, target))
+            tasks.start_soon(outcome.attempt, [path], fetch(client, progress, path, target))

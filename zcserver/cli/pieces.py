@@ -1,14 +1,15 @@
 """What a descriptor gives, cut into messages: lines, pieces of one size, all of it, or as it comes."""
 
 import os
+import select
 import stat
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import anyio
 import anyio.to_thread
 import typer
 
+from zcserver.client.descriptors import ready
 from zcserver.errors import MessageTooLargeError
 from zcserver.memory import Buffer
 
@@ -117,18 +118,14 @@ class Pieces:
 
 async def _read(fd: int, most: int) -> bytes:
     """Some bytes, none at the end. Waits where it can be cancelled."""
-    try:
-        await anyio.wait_readable(fd)
-    except PermissionError:  # epoll knows nothing of files and /dev/null, which never let one wait for long
-        return await anyio.to_thread.run_sync(os.read, fd, most)
-    return os.read(fd, most)
+    if await ready(fd, select.EPOLLIN):
+        return os.read(fd, most)
+    return await anyio.to_thread.run_sync(os.read, fd, most)
 
 
 async def _read_into(fd: int, buffer: Buffer, start: int) -> int:
     """As ``_read``, into the buffer from ``start`` on; how many bytes."""
     with buffer.view[start:] as rest:
-        try:
-            await anyio.wait_readable(fd)
-        except PermissionError:
-            return await anyio.to_thread.run_sync(os.readv, fd, [rest])
-        return os.readv(fd, [rest])
+        if await ready(fd, select.EPOLLIN):
+            return os.readv(fd, [rest])
+        return await anyio.to_thread.run_sync(os.readv, fd, [rest])

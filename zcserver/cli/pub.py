@@ -2,14 +2,15 @@
 
 import contextlib
 import os
-import sys
+import stat
 from dataclasses import dataclass
 
 from zcserver.client import Client, client_context, parse_url
 
-from .exits import ExitCode
+from .exits import CommandError, ExitCode, printable
 from .loop import Interruption
 from .pieces import Pieces
+from .standard import standard_input
 from .ticker import Ticker
 
 _STDIN = "-"
@@ -32,10 +33,7 @@ async def publish(url: str, source: str, settings: PubSettings) -> ExitCode:
     address = parse_url(url)
     ticker = Ticker("published", settings.quiet)
     with contextlib.ExitStack() as stack:
-        fd = sys.stdin.fileno()
-        if source != _STDIN:
-            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
+        fd = _opened(source, stack)
         interruption = stack.enter_context(Interruption())
         context = stack.enter_context(client_context(lanes=settings.lanes))
         with interruption.cancels():
@@ -51,3 +49,15 @@ async def publish(url: str, source: str, settings: PubSettings) -> ExitCode:
         interruption.raise_if_caught()
     ticker.finish()
     return ExitCode.OK
+
+
+def _opened(source: str, stack: contextlib.ExitStack) -> int:
+    """The descriptor to read from; ``stack`` closes it."""
+    if source == _STDIN:
+        fd = standard_input()
+    else:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        raise CommandError(f"{printable(source)} is a directory: name a file", ExitCode.NOT_A_FILE)
+    return fd

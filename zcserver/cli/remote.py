@@ -5,6 +5,7 @@ Names are printed as they stand in URLs (``%XX`` for what is not printable), so 
 
 import contextlib
 import json
+from collections.abc import AsyncGenerator, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,10 +13,11 @@ import msgspec
 
 from zcserver.client import Address, Client, Status, is_url, parse_url
 from zcserver.errors import MisuseError, StreamResetError, TransferError
-from zcserver.file_protocol import NOT_A_DIRECTORY, Entry
+from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, escape_undecodable, unescape
 
-from .exits import CommandError, ExitCode, explain
+from .exits import CommandError, ExitCode, explain, printable
 from .session import by_server, talking
+from .standard import printing
 
 _LETTER: Final = {"file": "-", "directory": "d", "link": "l", "other": "?"}
 _MARK: Final = {"directory": "/", "link": "@", "other": "?"}
@@ -24,34 +26,45 @@ _MARK: Final = {"directory": "/", "link": "@", "other": "?"}
 async def list_directory(url: str, long: bool, recursive: bool, as_json: bool) -> ExitCode:
     """Print the entries of a directory, a line each."""
     address = parse_url(url)
-    incomplete: list[str] = []
+    incomplete: list[Entry] = []
 
     async def work(client: Client) -> None:
-        try:
-            async with contextlib.aclosing(client.list(address.path, recursive)) as entries:
-                async for entry in entries:
-                    _print_entry(entry, long, as_json)
-                    if entry.error:
-                        incomplete.append(f"{entry.path}: the server cannot list it: {entry.error}")
-        except StreamResetError as error:
-            if error.code != NOT_A_DIRECTORY:
-                raise
-            status = await client.stat(address.path)
-            kind: Any = status.type
-            _print_entry(Entry(address.path, kind, status.size, status.mtime_ns), long, as_json)
+        listing = contextlib.aclosing(_pages(client, address.path, recursive))
+        with printing() as show:
+            async with listing as pages:
+                async for page in pages:
+                    await show(_line_of(entry, long, as_json) for entry in page)
+                    incomplete.extend(entry for entry in page if entry.error)
 
     await talking(address, work)
     if incomplete:
-        raise CommandError(explain(TransferError(incomplete[0]))[0], ExitCode.FORBIDDEN)
+        entry = incomplete[0]
+        line = f"{entry.path}: the server cannot list it: {entry.error}"
+        raise CommandError(printable(line), ExitCode.FORBIDDEN)
     return ExitCode.OK
 
 
-def _print_entry(entry: Entry, long: bool, as_json: bool) -> None:
+async def _pages(client: Client, path: str, recursive: bool) -> AsyncGenerator[tuple[Entry, ...], None]:
+    """Of a directory; what is none is an entry by itself."""
+    try:
+        async with contextlib.aclosing(client.pages(path, recursive)) as pages:
+            async for page in pages:
+                yield page
+    except StreamResetError as error:
+        if error.code != NOT_A_DIRECTORY:
+            raise
+        status = await client.stat(path)
+        kind: Any = status.type
+        yield (Entry(path, kind, status.size, status.mtime_ns),)
+
+
+def _line_of(entry: Entry, long: bool, as_json: bool) -> str:
     if as_json:
-        print(msgspec.json.encode(entry).decode())
-        return
+        return json.dumps(msgspec.to_builtins(entry), separators=(",", ":"))
     name = entry.path + _MARK.get(entry.type, "")
-    print(f"{_LETTER[entry.type]} {entry.size:>15,} {_local_time(entry.mtime_ns)} {name}" if long else name)
+    if not long:
+        return name
+    return f"{_LETTER[entry.type]} {entry.size:>15,} {_local_time(entry.mtime_ns)} {name}"
 
 
 def _local_time(mtime_ns: int) -> str:
@@ -65,21 +78,23 @@ async def show_status(urls: list[str], as_json: bool) -> ExitCode:
     """Print what the server says about each."""
 
     async def work(client: Client, address: Address) -> None:
-        _print_status(address.path, await client.stat(address.path), as_json)
+        status = await client.stat(address.path)
+        with printing() as show:
+            await show(_lines_of(address.path, status, as_json))
 
     return await _for_each(urls, work)
 
 
-def _print_status(path: str, status: Status, as_json: bool) -> None:
+def _lines_of(path: str, status: Status, as_json: bool) -> Iterator[str]:
     if as_json:
-        print(json.dumps({"path": path, **msgspec.structs.asdict(status)}))
+        yield json.dumps({"path": path, **msgspec.structs.asdict(status)})
         return
-    print(f"path       {path}")
-    print(f"type       {status.type}")
-    print(f"size       {status.size:,} bytes")
-    print(f"modified   {_local_time(status.mtime_ns)}.{status.mtime_ns % 10**9:09}")
+    yield f"path       {path}"
+    yield f"type       {status.type}"
+    yield f"size       {status.size:,} bytes"
+    yield f"modified   {_local_time(status.mtime_ns)}.{status.mtime_ns % 10**9:09}"
     if status.validator:
-        print(f"validator  {status.validator}")
+        yield f"validator  {status.validator}"
 
 
 async def remove(urls: list[str], recursive: bool) -> ExitCode:
@@ -104,7 +119,7 @@ async def make_directories(urls: list[str], parents: bool) -> ExitCode:
 async def move(url: str, to: str, replace: bool) -> ExitCode:
     """Rename; ``to`` is a URL of the same server, or a path on it."""
     address = parse_url(url)
-    target = to
+    target = escape_undecodable(to)
     if is_url(to):
         (group, *others) = by_server([url, to])
         if others:
@@ -112,6 +127,9 @@ async def move(url: str, to: str, replace: bool) -> ExitCode:
         target = group[1].path
     elif not to.startswith("/"):
         raise MisuseError(f"{to!r} is neither a URL nor a path on the server, which begins with a slash")
+
+    if unescape(target).startswith(unescape(address.path).rstrip(b"/") + b"/"):
+        raise MisuseError(f"{address.path} cannot be moved into itself, to {target}: name another place")
 
     async def work(client: Client) -> None:
         await client.rename(address.path, target, replace=replace)
@@ -138,7 +156,12 @@ async def _for_each(urls: list[str], work: Any) -> ExitCode:
         async def all_of(client: Client, group: list[Address] = group) -> None:
             await work_off(client, group)
 
-        await talking(group[0], all_of)
+        try:
+            await talking(group[0], all_of)
+        except BrokenPipeError:
+            raise
+        except (TransferError, OSError) as error:
+            failures.append(explain(error))
     if failures:
         raise CommandError("\nzcserver: ".join(line for line, _ in failures), failures[0][1])
     return ExitCode.OK

@@ -13,6 +13,7 @@ from zcserver.topics import Topics, TopicSettings
 from .exits import explain, printable
 from .pieces import Pieces
 from .settings import ServeSettings
+from .standard import standard_input
 
 
 class Offer:
@@ -29,6 +30,7 @@ class Offer:
         self.totals = files.totals if files is not None else Totals()
         self.topics: Topics | None = None
         self._settings = settings
+        self._stdin = standard_input() if settings.stdin else -1
         if settings.topics or settings.stdin:
             kept = TopicSettings(
                 retain_bytes=settings.retain,
@@ -64,7 +66,7 @@ class Offer:
         assert self.topics is not None
         name = self._settings.stdin
         topic = self.topics.topic(name)
-        pieces = Pieces(sys.stdin.fileno(), self._settings.stdin_as, topic.acquire, topic.settings.largest)
+        pieces = Pieces(self._stdin, self._settings.stdin_as, topic.acquire, topic.settings.largest)
         count = 0
         try:
             while (piece := await pieces.next()) is not None:

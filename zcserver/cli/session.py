@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -61,7 +61,8 @@ class Outcome:
     changed: int = 0
     report: TreeReport | None = None
     details: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[tuple[str, TransferError | OSError]] = field(default_factory=list)
+    failures: list[tuple[str, str, ExitCode]] = field(default_factory=list)
+    """Path on the server, what is said of it, and its exit code."""
 
     def add(self, done: Transferred) -> None:
         self.files += 1
@@ -81,7 +82,7 @@ class Outcome:
         self.files += report.files
         self.nbytes += report.nbytes
         self.changed += len(report.changed)
-        self.failures += report.failures
+        self.failures += [(path, *explain(error)) for path, error in report.failures]
         self.details += [{"path": _encodable(path)} for path in report.transferred]
         if self.report is None:
             self.report = TreeReport()
@@ -90,34 +91,47 @@ class Outcome:
         self.report.skipped += report.skipped
         self.report.deleted += report.deleted
 
-    async def attempt(self, name: str, work: Awaitable[object]) -> None:
-        """Await ``work``, noting its failure; a broken pipe ends everything."""
+    async def attempt(self, paths: Iterable[str], work: Awaitable[object]) -> None:
+        """Await ``work``, noting its failure for each of ``paths``; a broken pipe ends everything."""
         try:
             await work
         except BrokenPipeError:
             raise
         except (TransferError, OSError) as error:
-            self.failures.append((name, error))
+            self.failures += [(path, *explain(error)) for path in paths]
+
+    @contextlib.contextmanager
+    def told(self, settings: TransferSettings) -> Iterator[None]:
+        """As :meth:`finish` behind the body; as JSON also when a signal has ended it."""
+        try:
+            yield
+        except CommandError as error:
+            self.failures.insert(0, ("", error.line, error.code))
+            self._tell_scripts(settings)
+            raise
+        self.finish(settings)
 
     def finish(self, settings: TransferSettings) -> ExitCode:
         """Print the outcome; CommandError with the first failure's line and code if there was one."""
-        seconds = time.monotonic() - self.began
-        if settings.as_json:
-            print(json.dumps(self._as_dict(seconds)), flush=True)
+        self._tell_scripts(settings)
         if self.failures:
             raise self._failed()
         if not settings.quiet and not settings.as_json:
-            print(self._in_words(seconds, settings.verify), file=sys.stderr)
+            print(self._in_words(settings.verify), file=sys.stderr)
         return ExitCode.OK
 
-    def _as_dict(self, seconds: float) -> dict[str, Any]:
+    def _tell_scripts(self, settings: TransferSettings) -> None:
+        if settings.as_json:
+            print(json.dumps(self._as_dict()), flush=True)
+
+    def _as_dict(self) -> dict[str, Any]:
         report = self.report or TreeReport()
         return {
             "files": self.files,
             "bytes": self.nbytes,
             "resumed": self.resumed,
             "changed": self.changed,
-            "seconds": round(seconds, 6),
+            "seconds": round(time.monotonic() - self.began, 6),
             "unchanged": report.unchanged,
             "removed": report.removed,
             "skipped": [_encodable(name) for name in report.skipped],
@@ -125,11 +139,12 @@ class Outcome:
             "transferred": self.details,
             "failures": [
                 {"path": _encodable(name), "error": line, "code": int(code)}
-                for name, (line, code) in ((name, explain(error)) for name, error in self.failures)
+                for name, line, code in self.failures
             ],
         }
 
-    def _in_words(self, seconds: float, verified: bool) -> str:
+    def _in_words(self, verified: bool) -> str:
+        seconds = time.monotonic() - self.began
         moved = self.nbytes - self.resumed
         words = [f"{_count(self.files, 'file')} {self.verb}"]
         if self.verb == WOULD_BE:
@@ -152,12 +167,12 @@ class Outcome:
         return ", ".join(words)
 
     def _failed(self) -> CommandError:
-        for _, error in self.failures[1:_FAILURES_SHOWN]:
-            print(f"zcserver: {explain(error)[0]}", file=sys.stderr)
-        line, code = explain(self.failures[0][1])
+        line, *others = dict.fromkeys(line for _, line, _ in self.failures)
+        for other in others[: _FAILURES_SHOWN - 1]:
+            print(f"zcserver: {other}", file=sys.stderr)
         if len(self.failures) > 1 or self.files:
             line += f" ({len(self.failures)} failed, {self.files} files {self.verb})"
-        return CommandError(line, code)
+        return CommandError(line, self.failures[0][2])
 
 
 @contextlib.asynccontextmanager
@@ -199,6 +214,22 @@ def own_name(path: str) -> str:
             ExitCode.USAGE,
         )
     return name
+
+
+def check_patterns(recursive: bool, settings: TransferSettings) -> None:
+    """CommandError if patterns were given where none is looked at."""
+    if (settings.include or settings.exclude) and not recursive:
+        raise CommandError("--include and --exclude are for directories: add -r", ExitCode.USAGE)
+
+
+def all_different(targets: Iterable[tuple[str, object]], way_out: str) -> None:
+    """CommandError if two sources would have the same name; pairs of a source and its target."""
+    sources: dict[object, str] = {}
+    for source, target in targets:
+        if target in sources:
+            words = f"{sources[target]} and {source} would both become {target}: {way_out}"
+            raise CommandError(printable(words), ExitCode.USAGE)
+        sources[target] = source
 
 
 def by_server(urls: list[str]) -> list[list[Address]]:

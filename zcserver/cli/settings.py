@@ -266,6 +266,8 @@ def _from_file(path: str) -> Iterator[tuple[Setting, Any, str]]:
         setting = _BY_KEY.get(key)
         if setting is None:
             raise _wrong(f"{path}: there is no setting {key!r}{_suggestion(key, _BY_KEY)}")
+        if setting.read is _flag and not isinstance(value, bool):
+            raise _wrong(f"{path}: {key}: {value!r} is neither true nor false (without quotes)")
         yield setting, value, f"{path}: {key}"
 
 

@@ -1,22 +1,25 @@
 """``zcserver sub``: the messages of a topic to standard output, or each to a file of its own."""
 
+import contextlib
 import mimetypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio.to_thread
 
 from zcserver.client import Client, TopicMessage, client_context, parse_url
-from zcserver.client.download import write_all
+from zcserver.client.descriptors import writing
 
 from .exits import ExitCode, printable
 from .loop import Interruption
+from .standard import standard_output
 from .ticker import Ticker
 
-Write = Callable[[TopicMessage], None]
+Write = Callable[[TopicMessage], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ async def subscribe(url: str, settings: SubSettings) -> ExitCode:
     """Write what comes until ``count`` or a signal. Raises the client's errors, and OSError."""
     address = parse_url(url)
     ticker = Ticker("received", settings.quiet)
-    write = _to_stdout() if settings.output == "-" else _to_directory(Path(settings.output))
-    with Interruption() as interruption, client_context() as context:
+    destination = _to_stdout() if settings.output == "-" else _to_directory(Path(settings.output))
+    with destination as write, Interruption() as interruption, client_context() as context:
         with interruption.cancels():
             async with (
                 Client(address, context=context) as client,
@@ -52,7 +55,7 @@ async def subscribe(url: str, settings: SubSettings) -> ExitCode:
                     for missing in message.missed:
                         ticker.say(str(missing))
                     ticker.missed = messages.missed
-                    await anyio.to_thread.run_sync(write, message)
+                    await write(message)
                     ticker.add(len(message))
                     if settings.name:
                         await message.commit()
@@ -63,28 +66,43 @@ async def subscribe(url: str, settings: SubSettings) -> ExitCode:
     return ExitCode.OK
 
 
-def _to_stdout() -> Write:
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[Write]:
     """The payloads, one after the other. A terminal gets no control characters."""
-    if sys.stdout.isatty():
+    with writing(standard_output()) as write_all:
+        shown = _for_terminals if sys.stdout.isatty() else _as_it_is
 
-        def show(message: TopicMessage) -> None:
-            text = str(message.data, "utf-8", "replace")
-            print("\n".join(printable(line) for line in text.removesuffix("\n").split("\n")), flush=True)
+        async def write(message: TopicMessage) -> None:
+            await write_all([shown(message.data)])
 
-        return show
-    all_of_it = write_all(sys.stdout.fileno())
-    return lambda message: all_of_it([message.data])
+        yield write
 
 
-def _to_directory(directory: Path) -> Write:
-    """Files named by their sequence numbers, so that their order is that of the messages; whole or none."""
+def _as_it_is(data: memoryview) -> memoryview:
+    return data
+
+
+def _for_terminals(data: memoryview) -> memoryview:
+    lines = str(data, "utf-8", "replace").removesuffix("\n").split("\n")
+    return memoryview("".join(f"{printable(line)}\n" for line in lines).encode())
+
+
+@contextlib.contextmanager
+def _to_directory(directory: Path) -> Iterator[Write]:
+    """Files named EPOCH-SEQUENCE, so that their order is that of the messages; whole or none.
+
+    The same message may come twice; numbers alone come again with a server that was restarted.
+    """
     directory.mkdir(parents=True, exist_ok=True)
 
     def save(message: TopicMessage) -> None:
         suffix = mimetypes.guess_extension(message.content_type) or ""
-        path = directory / f"{message.sequence:012}{suffix}"
+        path = directory / f"{quote(message.epoch, safe='')}-{message.sequence:012}{suffix}"
         part = directory / f".{path.name}.zcpart"
         part.write_bytes(message.data)
         os.replace(part, path)
 
-    return save
+    async def write(message: TopicMessage) -> None:
+        await anyio.to_thread.run_sync(save, message)
+
+    yield write

@@ -69,9 +69,9 @@ def _sub(
         typer.Option("--from", metavar="START", help="latest, earliest, committed, or a sequence number."),
     ] = LATEST,
     policy: Annotated[
-        str,
+        Policy,
         typer.Option("--policy", metavar="POLICY", help="drop-oldest, latest, disconnect, or block."),
-    ] = Policy.DROP_OLDEST.value,
+    ] = Policy.DROP_OLDEST,
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="Commit what was written, under this name.")
     ] = "",
@@ -84,6 +84,9 @@ def _sub(
     be disconnected, or have the publisher wait (where the server allows it). What is missed is told on
     stderr. A lost connection is made again, and goes on where it was.
 
+    With -o, files are called EPOCH-SEQUENCE, with an ending for the type, and sort as the messages came. A
+    server that was restarted counts from 1 again, in another epoch: no message takes another one's file.
+
     With --name, --from committed goes on behind the last message that was written.
 
     \b
@@ -94,7 +97,10 @@ def _sub(
     """
     from .sub import SubSettings, subscribe
 
-    raise typer.Exit(run(subscribe, url, SubSettings(output, _start(start), policy, name, count, quiet)))
+    if start == COMMITTED and not name:
+        raise CommandError("--from committed needs --name: who has committed", ExitCode.USAGE)
+    settings = SubSettings(output, _start(start), policy.value, name, count, quiet)
+    raise typer.Exit(run(subscribe, url, settings))
 
 
 def _start(text: str) -> str | int:

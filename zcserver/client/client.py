@@ -20,7 +20,8 @@ from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, REMOVE, RENAME, STA
 from zcserver.pace import Pace
 
 from .address import Address, parse_url
-from .download import BATCH, Download, beginning_of, bytes_of, expect_end, fill, pour, write_all
+from .descriptors import writing
+from .download import BATCH, Download, beginning_of, bytes_of, expect_end, fill, pour
 from .progress import SILENT, Progress, Transferred, TreeReport
 from .publish import Publisher
 from .remote_file import RemoteFile
@@ -223,7 +224,8 @@ class Client:
             due = number(await reply_of(stream), "length")
             progress.expect(1, due)
             progress.started(path, due, 0)
-            await pour(stream, due, write_all(fd), self._pace, lambda nbytes: progress.moved(path, nbytes))
+            with writing(fd, room=MIB) as write:
+                await pour(stream, due, write, self._pace, lambda nbytes: progress.moved(path, nbytes))
         progress.finished(path)
         return due
 

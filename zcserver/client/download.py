@@ -1,8 +1,6 @@
 """One file from the server: into a file, a descriptor or the caller's memory."""
 
 import contextlib
-import os
-import select
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from zcserver.pace import Pace
 from zcserver.stream import Stream
 from zcserver_protocol.errors import ErrorCode
 
+from .descriptors import Write
 from .partial import Beginning, Origin, PartialFile
 from .progress import ChangedError, Progress, Transferred, VerificationError
 from .request import number, reply_of, request, text
@@ -30,7 +29,6 @@ _BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
 _TRAILER_MOST: Final = 4096
 _EARLIEST: Final = -(2**63)
 _in_thread = anyio.to_thread.run_sync
-Write = Callable[[list[memoryview]], None]
 
 
 class _Trailer(msgspec.Struct):
@@ -127,10 +125,14 @@ class Download:
             return await self._land_stable(get, origin, mtime_ns)
         if have or origin.size > BATCH or self._pace.limits:
             await _in_thread(partial.open, origin, have)
-            await pour(get, origin.size - have, partial.write, self._pace, self._moved)
+            await pour(get, origin.size - have, self._write, self._pace, self._moved)
         else:
             pieces: list[memoryview] = []
-            await pour(get, origin.size, pieces.extend, self._pace, self._moved, threaded=False)
+
+            async def keep(batch: list[memoryview]) -> None:
+                pieces.extend(batch)
+
+            await pour(get, origin.size, keep, self._pace, self._moved)
             if hashed is None:
                 await self._storing.store(partial, pieces, mtime_ns)
                 return False
@@ -145,7 +147,7 @@ class Download:
         partial = self._partial
         await _in_thread(partial.open, None)
         trailer = bytearray()
-        await pour(get, origin.size, partial.write, self._pace, self._moved, trailer=trailer)
+        await pour(get, origin.size, self._write, self._pace, self._moved, trailer=trailer)
         try:
             told = msgspec.json.decode(trailer, type=_Trailer)
         except msgspec.DecodeError:
@@ -156,6 +158,9 @@ class Download:
             raise self._mismatch()
         await _in_thread(partial.commit, mtime_ns)
         return told.changed
+
+    async def _write(self, pieces: list[memoryview]) -> None:
+        await _in_thread(self._partial.write, pieces)
 
     def _moved(self, nbytes: int) -> None:
         self._progress.moved(self._path, nbytes)
@@ -187,10 +192,9 @@ async def pour(
     write: Write,
     pace: Pace,
     moved: Callable[[int], object],
-    threaded: bool = True,
     trailer: bytearray | None = None,
 ) -> None:
-    """Hand on what arrives, a batch per thread hop; the connection goes on receiving meanwhile.
+    """Hand on what arrives, a batch at a time; the connection goes on receiving meanwhile.
 
     Returns after the stream's end, which vouches for the bytes. VerificationError unless there were
     exactly ``size``; what comes behind them goes to the ``trailer`` if there is one.
@@ -213,19 +217,14 @@ async def pour(
             if arrived > size:
                 break
             if batched >= enough or len(batch) >= _BATCH_PIECES:
-                if threaded:
-                    await _in_thread(write, batch)
-                else:
-                    write(batch)
+                await write(batch)
                 batch = []
                 await pace.spend(batched)
                 batched = 0
     if arrived != size:
         raise VerificationError(f"{stream.path}: {arrived} bytes came, {size} were announced: fetch it again")
-    if batch and threaded:
-        await _in_thread(write, batch)
-    elif batch:
-        write(batch)
+    if batch:
+        await write(batch)
 
 
 def bytes_of(memory: Any) -> memoryview:
@@ -254,22 +253,6 @@ async def expect_end(stream: Stream) -> None:
     """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
     if await fill(stream, memoryview(bytearray(1))):
         raise VerificationError(f"{stream.path}: more bytes came than were announced: fetch it again")
-
-
-def write_all(fd: int) -> Write:
-    """A function that writes pieces to a pipe, socket, terminal or file, waiting where it has to."""
-
-    def write(pieces: list[memoryview]) -> None:
-        for piece in pieces:
-            done = 0
-            while done < len(piece):
-                try:
-                    done += os.write(fd, piece[done:])
-                except BlockingIOError:
-                    select.select([], [fd], [])
-        pieces.clear()
-
-    return write
 
 
 def beginning_of(target: Path, verify: bool, restart: bool) -> tuple[PartialFile, Beginning | None]:

@@ -38,7 +38,8 @@ class Missing:
 class TopicMessage:
     """One message. ``data`` is a memoryview of its payload, which lives as :class:`zcserver.Message` does.
 
-    ``sequence``: the topic's number. ``timestamp_ns``: when it was published, nanoseconds since 1970.
+    ``sequence``: the topic's number, within its ``epoch``, a text that changes when the server is restarted:
+    both together name a message for good. ``timestamp_ns``: when it was published, nanoseconds since 1970.
     ``missed``: what should have come between the message before and this one.
     """
 
@@ -47,6 +48,7 @@ class TopicMessage:
         "_subscription",
         "content_type",
         "data",
+        "epoch",
         "key",
         "missed",
         "sequence",
@@ -63,6 +65,7 @@ class TopicMessage:
     ) -> None:
         self.data = data
         self.sequence = head.sequence
+        self.epoch = subscription.epoch
         self.timestamp_ns = head.timestamp_ns
         self.key = head.key
         self.content_type = head.content_type
@@ -91,8 +94,8 @@ class TopicMessage:
 class Subscription:
     """Made by :meth:`Client.subscribe`: iterate over it, in one task. ``async with`` ends it early.
 
-    ``position``: the sequence number that comes next (None before the first connection). ``missed`` counts
-    the messages that did not come, ``committed`` is the last that was committed.
+    ``position``: the sequence number that comes next (None before the first connection), in ``epoch``.
+    ``missed`` counts the messages that did not come, ``committed`` is the last that was committed.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Subscription:
     ) -> None:
         self.topic = topic
         self.position: int | None = None
+        self.epoch = ""
         self.committed = 0
         self.missed = 0
         self._client = client
@@ -107,7 +111,6 @@ class Subscription:
         self._policy = policy
         self._name = name
         self._retrying = retrying
-        self._epoch = ""
         self._stream: Stream | None = None
         self._received = 0  # ZCP/1 messages on this stream
         self._told = 0  # of which the server knows that they are done with
@@ -145,15 +148,15 @@ class Subscription:
             **{"from": self._start if self.position is None else self.position},
             policy=self._policy,
             name=self._name,
-            epoch=self._epoch,
+            epoch=self.epoch,
             committed=self.committed or None,
         )
         epoch, start = text(reply, "epoch"), number(reply, "start", 1)
-        if self._epoch not in ("", epoch):
+        if self.epoch not in ("", epoch):
             assert self.position is not None  # it is known as long as the epoch is
             self._gaps.append(Missing(self.position, None, Reason.RESTARTED))
             self.committed = 0
-        self._epoch, self.position = epoch, start
+        self.epoch, self.position = epoch, start
         self._stream, self._received, self._told, self._head = stream, 0, 0, None
         return stream
 

@@ -16,11 +16,11 @@ from zcserver.file_protocol import (
     REMOVE,
     RENAME,
     STAT,
+    UNKNOWN_METHOD,
     WRITING,
 )
 from zcserver.pace import Pace
 from zcserver.stream import Stream
-from zcserver_protocol.errors import ErrorCode
 
 from .access import Request
 from .disk import Disk
@@ -105,7 +105,7 @@ class FileServer:
         if stream.method in WRITING:
             raise StreamResetError(READ_ONLY, "this server only reads: it was not started writable")
         known = ", ".join(self._methods)
-        raise StreamResetError(ErrorCode.REFUSED, f"this server knows {known}, not {shown(stream.method)}")
+        raise StreamResetError(UNKNOWN_METHOD, f"this server knows {known}, not {shown(stream.method)}")
 
     def _pace(self, connection: Connection) -> Pace:
         pace = self._paces.get(connection)

@@ -99,8 +99,8 @@ class Topic:
     ) -> None:
         self.name = name
         self.settings = settings
-        self.epoch = uuid4().hex[:16]
-        """Another one after a restart: sequence numbers of different epochs are not comparable."""
+        self.epoch = f"{time.time_ns() // 10**6:012x}{uuid4().hex[:8]}"
+        """Another one after a restart, which sorts behind: their sequence numbers are not comparable."""
         self.principal = Principal(f"topic {name}", PrincipalKind.IDENTITY)
         self.next = 1
         self.retained_bytes = 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from zcserver.context import Context
 from zcserver.errors import MisuseError, StreamResetError
+from zcserver.file_protocol import UNKNOWN_METHOD
 from zcserver.server.access import Request
 from zcserver.server.arguments import number, text
 from zcserver.server.refusals import shown
@@ -76,8 +77,8 @@ class Topics:
         try:
             if stream.method not in METHODS:
                 known = ", ".join(sorted(METHODS))
-                reason = f"this server knows {known}, not {shown(stream.method)}"
-                raise StreamResetError(ErrorCode.REFUSED, reason)
+                reason = f"this server serves topics only: it knows {known}, not {shown(stream.method)}"
+                raise StreamResetError(UNKNOWN_METHOD, reason)
             if self.closed:
                 raise StreamResetError(ErrorCode.CANCELLED, "the server is closing")
             if stream.method == PUBLISH:

@@ -1,0 +1,73 @@
+"""``--json`` of ``get``, ``put`` and ``sync``: one document on stdout, whatever becomes of it."""
+
+import json
+import signal
+
+import pytest
+
+from tests.cli.commands import PATIENCE, failing, running, serving, zcserver
+from tests.cli.test_get_command import SLOWLY, reaches
+
+
+def told(code, *arguments, **options):
+    """The document's failures, with what was said on stderr."""
+    done = zcserver(*arguments, "--json", code=code, **options)
+    return json.loads(done.stdout)["failures"], done.stderr.splitlines()
+
+
+@pytest.fixture
+def gone(served):
+    """The URL of a server that has ended."""
+    with serving(served) as server:
+        server.stop()
+        return server.url
+
+
+def test_a_server_that_cannot_be_reached(gone, local):
+    (local / "file").touch()
+    for command, path in (
+        (["get", f"{gone}/a"], "/a"),
+        (["get", "-r", f"{gone}/a"], "/a"),
+        (["put", "file", f"{gone}/to/"], "/to/file"),
+        (["put", "-r", ".", f"{gone}/to"], "/to"),
+        (["sync", ".", f"{gone}/to"], "/to"),
+        (["sync", f"{gone}/from", "."], "/from"),
+    ):
+        line = failing(6, *command)
+        assert told(6, *command) == ([{"path": path, "error": line, "code": 6}], [f"zcserver: {line}"])
+    failures, lines = told(6, "put", "-", f"{gone}/to", input="content")
+    assert [failure["path"] for failure in failures] == ["/to"]
+    assert len(lines) == 1
+
+
+def test_a_host_without_an_address():
+    failures, lines = told(14, "get", "zc://no-such-host.invalid/a")
+    assert [(failure["path"], failure["code"]) for failure in failures] == [("/a", 14)]
+    assert lines == [f"zcserver: {failures[0]['error']}"]
+
+
+def test_what_can_be_done_is_done_and_told(url, served, local, gone):
+    (served / "file").write_bytes(b"12345")
+    (served / "tree").mkdir()
+    (served / "tree" / "inner").write_bytes(b"123")
+    (local / "into").mkdir()
+    done = zcserver("get", "--json", f"{gone}/a", f"{gone}/b", f"{url}/file", "-o", "into", code=6)
+    document = json.loads(done.stdout)
+    assert [(failure["path"], failure["code"]) for failure in document["failures"]] == [("/a", 6), ("/b", 6)]
+    assert [done["path"][-5:] for done in document["transferred"]] == ["/file"]
+    assert len(done.stderr.splitlines()) == 1
+    done = zcserver("get", "-r", "--json", f"{url}/file", f"{url}/tree", "-o", "into", code=4)
+    document = json.loads(done.stdout)
+    assert [(failure["path"][-5:], failure["code"]) for failure in document["failures"]] == [("/file", 4)]
+    assert (local / "into" / "tree" / "inner").read_bytes() == b"123"
+
+
+def test_a_signal(url, big, local):
+    with running("get", f"{url}/big", "--json", *SLOWLY) as process:
+        assert reaches(local / ".big.zcpart", 1, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143
+        document = json.loads(process.stdout.read())
+        assert process.stderr.read() == "zcserver: terminated\n"
+    assert document["failures"] == [{"path": "", "error": "terminated", "code": 143}]
+    assert document["files"] == 0

@@ -1,0 +1,134 @@
+"""Standard input, output and error as others leave them to the commands: full, shared or closed."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from tests.cli.commands import PATIENCE, failing, running, serving, zcserver
+
+MIB = 1 << 20
+SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serving("--topics") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def nobody_reads(kind):
+    """A descriptor to write to, and a function that returns as soon as something was written to it."""
+    if kind == "socket":
+        ours, theirs = (sock.detach() for sock in socket.socketpair())
+    else:
+        ours, theirs = os.openpty() if kind == "terminal" else os.pipe()
+    try:
+        yield theirs, lambda: select.select([ours], [], [])
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(("number", "code", "word"), SIGNALS)
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_signal_ends_get_while_nobody_reads_its_output(url, big, kind, number, code, word):
+    with (
+        nobody_reads(kind) as (output, written),
+        running("get", f"{url}/big", "-o", "-", stdout=output) as process,
+    ):
+        written()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == code
+        assert process.stderr.read() == f"zcserver: {word}\n"
+
+
+@pytest.mark.parametrize(("number", "code", "word"), SIGNALS)
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_signal_ends_sub_while_nobody_reads_its_output(hub, tmp_path, kind, number, code, word):
+    topic = f"{hub.url}/{kind}{code}"
+    (tmp_path / "big").write_bytes(b"x" * MIB)
+    zcserver("pub", topic, tmp_path / "big", "--frame")
+    with (
+        nobody_reads(kind) as (output, written),
+        running("sub", topic, "--from", "earliest", stdout=output) as process,
+    ):
+        written()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == code
+        assert process.stderr.read().splitlines()[-1] == f"zcserver: {word}"
+
+
+def test_a_signal_ends_ls_while_nobody_reads_its_output(url, served):
+    for number in range(2000):
+        (served / f"{number:0100}").touch()
+    with nobody_reads("pipe") as (output, written), running("ls", f"{url}/", stdout=output) as process:
+        written()
+        process.terminate()
+        assert process.wait(PATIENCE) == 143
+        assert process.stderr.read() == "zcserver: terminated\n"
+
+
+def test_the_open_files_of_a_pipeline_keep_their_flags(hub, url, big):
+    ours, theirs = os.pipe()
+    with running("pub", f"{hub.url}/shared", "--frame", stdin=ours) as process:
+        os.write(theirs, b"content")
+        os.close(theirs)
+        assert process.wait(PATIENCE) == 0
+    assert os.get_blocking(ours)
+    os.close(ours)
+    with (
+        nobody_reads("pipe") as (output, written),
+        running("get", f"{url}/big", "-o", "-", stdout=output),
+    ):
+        written()
+        assert os.get_blocking(output)
+
+
+def closed(fd):
+    """For ``preexec_fn``: as the shell's ``N>&-`` does it."""
+    return {"preexec_fn": lambda: os.close(fd)}
+
+
+@pytest.mark.parametrize("fd", [0, 1, 2])
+def test_commands_work_without_one_of_their_standard_streams(writable_url, served, local, fd):
+    (served / "a").write_bytes(b"content")
+    for command in (
+        ["ls", f"{writable_url}/"],
+        ["get", f"{writable_url}/a", "-o", "b"],
+        ["put", "b", f"{writable_url}/c"],
+        ["stat", "--json", f"{writable_url}/a"],
+    ):
+        zcserver(*command, **closed(fd))
+    assert (served / "c").read_bytes() == b"content"
+    assert (fd == 2) == (zcserver("get", f"{writable_url}/none", code=3, **closed(fd)).stderr == "")
+
+
+def test_a_server_without_standard_streams_serves(served, local):
+    (served / "a").write_bytes(b"content")
+    with serving(served, "--verbose", preexec_fn=lambda: (os.close(0), os.close(2))) as server:
+        assert zcserver("get", f"{server.url}/a", "-o", "-").stdout == "content"
+
+
+def test_data_from_or_to_a_closed_stream_is_refused(hub, writable_url, served):
+    (served / "a").write_bytes(b"content")
+    for command in (["put", "-", f"{writable_url}/b"], ["pub", f"{hub.url}/t"], ["serve", "--stdin", "t"]):
+        assert "standard input is closed" in failing(2, *command, **closed(0))
+    for command in (["get", f"{writable_url}/a", "-o", "-"], ["sub", f"{hub.url}/t"]):
+        assert "standard output is closed" in failing(2, *command, **closed(1))
+    assert not (served / "b").exists()
+
+
+def test_names_that_the_encoding_of_the_output_lacks_are_escaped(url, served):
+    (served / "caf\N{LATIN SMALL LETTER E WITH ACUTE}").touch()
+    ascii_only = {"env": {**os.environ, "PYTHONIOENCODING": "ascii"}, "stdin": subprocess.DEVNULL}
+    assert zcserver("ls", f"{url}/", **ascii_only).stdout == "caf\\xe9\n"
+    line = zcserver("ls", "--json", f"{url}/", **ascii_only).stdout
+    assert json.loads(line)["path"] == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    assert zcserver("sync", "--dry-run", f"{url}/", ".", **ascii_only).stdout.endswith("/caf\\xe9\n")
