@@ -75,14 +75,15 @@ def test_a_signal_ends_ls_while_nobody_reads_its_output(url, served):
         assert process.stderr.read() == "zcserver: terminated\n"
 
 
-def test_the_open_files_of_a_pipeline_keep_their_flags(hub, url, big):
-    ours, theirs = os.pipe()
-    with running("pub", f"{hub.url}/shared", "--frame", stdin=ours) as process:
-        os.write(theirs, b"content")
-        os.close(theirs)
-        assert process.wait(PATIENCE) == 0
-    assert os.get_blocking(ours)
-    os.close(ours)
+def test_the_open_files_of_a_pipeline_keep_their_flags(hub, url, writable_url, big):
+    for command in (["pub", f"{hub.url}/shared", "--frame"], ["put", "-", f"{writable_url}/shared"]):
+        ours, theirs = os.pipe()
+        with running(*command, stdin=ours) as process:
+            os.write(theirs, b"content")
+            os.close(theirs)
+            assert process.wait(PATIENCE) == 0
+        assert os.get_blocking(ours)
+        os.close(ours)
     with (
         nobody_reads("pipe") as (output, written),
         running("get", f"{url}/big", "-o", "-", stdout=output),

@@ -1,6 +1,7 @@
 """Every way a command can end: its exit code, and the one line an error gets on stderr."""
 
 import errno
+import os
 import socket
 from enum import IntEnum, unique
 from typing import Final
@@ -140,6 +141,8 @@ def _explanation(error: TransferError | MisuseError | OSError) -> tuple[str, str
             return str(error), "try again: what came is kept and goes on from there", ExitCode.LOST
         case OSError(errno=int(number)):
             code, advice = _BY_ERRNO.get(number, (ExitCode.FAILED, ""))
+            if number == errno.EEXIST and error.strerror != os.strerror(number):
+                advice = ""  # words of our own say what to do instead
             where = f"{error.filename}: " if error.filename is not None else ""
             return f"{where}{error.strerror}", advice, code
         case _:

@@ -9,7 +9,7 @@ from typing import Final
 import anyio.to_thread
 import typer
 
-from zcserver.client.descriptors import ready
+from zcserver.client.descriptors import read_some, ready
 from zcserver.errors import MessageTooLargeError
 from zcserver.memory import Buffer
 
@@ -55,7 +55,7 @@ class Pieces:
         if self._form == LINES:
             return await self._line()
         if self._form == AS_IT_COMES:
-            return await _read(self._fd, _READ) or None
+            return await read_some(self._fd, _READ) or None
         if self._ended:
             return None
         if self._form == WHOLE:
@@ -65,7 +65,7 @@ class Pieces:
 
     async def _line(self) -> bytes | None:
         while not self._lines and not self._ended:
-            data = await _read(self._fd, _READ)
+            data = await read_some(self._fd, _READ)
             self._ended = not data
             *lines, last = (self._rest + data).split(b"\n")
             self._rest = last
@@ -81,7 +81,7 @@ class Pieces:
             piece = await self._piece(status.st_size)
             return piece if piece is not None else b""
         content = bytearray()
-        while data := await _read(self._fd, _READ):
+        while data := await read_some(self._fd, _READ):
             content += data
             self._check(len(content), "the whole input")
         return bytes(content)
@@ -90,7 +90,7 @@ class Pieces:
         self._check(size, "a piece")
         if not _LEAST <= size <= _MOST:
             content = bytearray()
-            while len(content) < size and (data := await _read(self._fd, size - len(content))):
+            while len(content) < size and (data := await read_some(self._fd, size - len(content))):
                 content += data
             return bytes(content) or None
         buffer = await self._acquire(size)
@@ -116,15 +116,8 @@ class Pieces:
             )
 
 
-async def _read(fd: int, most: int) -> bytes:
-    """Some bytes, none at the end. Waits where it can be cancelled."""
-    if await ready(fd, select.EPOLLIN):
-        return os.read(fd, most)
-    return await anyio.to_thread.run_sync(os.read, fd, most)
-
-
 async def _read_into(fd: int, buffer: Buffer, start: int) -> int:
-    """As ``_read``, into the buffer from ``start`` on; how many bytes."""
+    """As ``read_some``, into the buffer from ``start`` on; how many bytes."""
     with buffer.view[start:] as rest:
         if await ready(fd, select.EPOLLIN):
             return os.readv(fd, [rest])

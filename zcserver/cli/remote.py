@@ -12,10 +12,11 @@ from typing import Any, Final
 import msgspec
 
 from zcserver.client import Address, Client, Status, is_url, parse_url
+from zcserver.client.tree import unlisted
 from zcserver.errors import MisuseError, StreamResetError, TransferError
 from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, escape_undecodable, unescape
 
-from .exits import CommandError, ExitCode, explain, printable
+from .exits import CommandError, ExitCode, explain
 from .session import by_server, talking
 from .standard import printing
 
@@ -38,9 +39,7 @@ async def list_directory(url: str, long: bool, recursive: bool, as_json: bool) -
 
     await talking(address, work)
     if incomplete:
-        entry = incomplete[0]
-        line = f"{entry.path}: the server cannot list it: {entry.error}"
-        raise CommandError(printable(line), ExitCode.FORBIDDEN)
+        raise unlisted(incomplete[0].path, incomplete[0])
     return ExitCode.OK
 
 

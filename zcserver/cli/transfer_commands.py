@@ -59,8 +59,9 @@ def _get(
     vouches that it sent one state of the file; --verify compares checksums on top of that. A file that is
     written to all the time has no such state: --stable fetches it all the same, from the beginning.
 
-    Times are kept. Symbolic links and special files in directories are left out. In a GLOB, * and ? stay
-    within a name, ** crosses folders; without a slash it is for names in any folder.
+    Times are kept, permissions only of files that are replaced. Symbolic links and special files in
+    directories are left out, and nothing is written through a link that lies in the target directory. In a
+    GLOB, * and ? stay within a name, ** crosses folders; without a slash it is for names in any folder.
 
     \b
     Examples:
@@ -98,7 +99,7 @@ def _put(
 
     PATH is a local file or directory, or - for standard input. A URL that ends with a slash is a directory
     to put them into; else it is the new name. A file appears there when all of it is on the server's disk;
-    before that, what had its name stays. Times are kept.
+    before that, what had its name stays. Times are kept, permissions only of files that are replaced.
 
     \b
     Examples:
@@ -131,8 +132,9 @@ def _sync(
 ) -> None:
     """Make the directory DST like SRC: transfer what is new or changed, keep times.
 
-    One of them is a URL. Files of equal size and modification time are taken for equal. What is excluded
-    is neither transferred nor removed.
+    One of them is a URL. Files of equal size and modification time are taken for equal. What is excluded,
+    or not included, is neither transferred nor removed. A symbolic link that lies in DST where a file or
+    directory is due is an error; with --delete it is replaced.
 
     \b
     Examples:

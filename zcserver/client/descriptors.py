@@ -29,6 +29,13 @@ async def ready(fd: int, event: int) -> bool:
     return True
 
 
+async def read_some(fd: int, most: int) -> bytes:
+    """What there is, up to ``most`` bytes; none at the end."""
+    if await ready(fd, select.EPOLLIN):
+        return os.read(fd, most)
+    return await anyio.to_thread.run_sync(os.read, fd, most)
+
+
 @contextlib.contextmanager
 def writing(fd: int, room: int = 0) -> Iterator[Write]:
     """A function that writes all pieces of a list, and empties it. BrokenPipeError when the reader has gone.

@@ -77,7 +77,7 @@ class PartialFile:
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
-                raise FileExistsError(errno.EEXIST, "exists and is no regular file")
+                raise FileExistsError(errno.EEXIST, "exists and is no regular file: choose another name")
             self._kept_mode = status.st_mode & 0o777
         folder, name = os.path.split(target)
         short = _shortened(name)

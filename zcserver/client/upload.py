@@ -22,6 +22,7 @@ from zcserver.sending.completion import Completion
 from zcserver.stream import Stream
 from zcserver_protocol.errors import ErrorCode
 
+from .descriptors import read_some
 from .progress import ChangedError, Progress, Transferred
 from .request import finished, number, opened, reply_of
 
@@ -178,7 +179,7 @@ async def upload_from(
         progress.started(path, 0, 0)
         nbytes = 0
         with _telling_failure(progress, path):
-            while (data := await _read(fd)) or not nbytes:  # nothing at all is an empty message
+            while (data := await read_some(fd, MIB)) or not nbytes:  # nothing at all is an empty message
                 await stream.send(data)
                 if not data:
                     break
@@ -188,15 +189,6 @@ async def upload_from(
             await _commit(stream, path)
     progress.finished(path)
     return Transferred(path, None, nbytes, 0, time.monotonic() - begin, "")
-
-
-async def _read(fd: int) -> bytes:
-    """Some bytes, none at the end. Waits where it can be cancelled."""
-    try:
-        await anyio.wait_readable(fd)
-    except PermissionError:  # epoll knows nothing of files and /dev/null, which never let one wait for long
-        return await _in_thread(os.read, fd, MIB)
-    return os.read(fd, MIB)
 
 
 async def _commit(stream: Stream, path: str) -> None:

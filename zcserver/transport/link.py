@@ -119,7 +119,9 @@ class Link:
             if self.channel.error is None:
                 self._agreed(self.channel)
             else:
-                self.abort(HandshakeError(f"{self.name} gave its byte stream up at once: {self.channel.error}"))
+                self.abort(
+                    HandshakeError(f"{self.name} gave its byte stream up at once: {self.channel.error}")
+                )
 
     def _request(self) -> None:
         channel = self.channel
