@@ -45,13 +45,14 @@ async def test_write_eof_ends_one_direction_and_leaves_the_other_open(make_conte
         assert pair.client.calls[-2:] == ["eof_received", "connection_lost"]
 
 
-async def test_both_ends_closing_at_once_lose_nothing(pair):
-    pair.left.write(b"l" * MIB)
+async def test_of_both_ends_closing_at_once_the_one_whose_bytes_nobody_takes_learns_it(pair):
+    pair.left.write(b"l" * MIB)  # beyond the credit
     pair.right.write(b"r" * 100)
     pair.left.close()
     pair.right.close()
     await pair.over()
-    assert (pair.client.error, pair.server.error) == (None, None)
+    assert isinstance(pair.client.error, ConnectionResetError)
+    assert pair.server.error is None
 
 
 async def test_abort_is_an_error_for_the_peer_and_none_here(pair):
@@ -100,6 +101,36 @@ async def test_what_was_on_its_way_to_a_peer_that_closed_is_a_reset(make_context
         await pair.over()
         assert isinstance(pair.client.error, ConnectionResetError)
         assert pair.server.error is None
+
+
+async def test_a_protocol_that_closes_at_the_end_of_file_learns_that_its_bytes_were_lost(make_context):
+    async with paired(make_context(), make_context(stream_window=256 * KIB)) as pair:
+        pair.right.pause_reading()
+        pair.left.write(b"x" * 4 * MIB)
+        await until(lambda: pair.left._link.engine.unacknowledged(pair.left._channel) < 4 * MIB)
+        pair.right.close()
+        await pair.over()
+        assert isinstance(pair.client.error, ConnectionResetError)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_draining_what_the_peer_never_read_is_a_reset(make_context, end):
+    async with paired(make_context(stream_window=256 * KIB), make_context(stream_window=256 * KIB)) as pair:
+        pair.right.pause_reading()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        writer = asyncio.StreamWriter(pair.left, protocol, reader, asyncio.get_running_loop())
+        protocol.connection_made(pair.left)
+        pair.left.set_protocol(protocol)
+        pair.left.set_write_buffer_limits(0)
+        writer.write(b"x" * 4 * MIB)
+        draining = asyncio.ensure_future(writer.drain())
+        await until(lambda: pair.left._link.engine.unacknowledged(pair.left._channel) < 4 * MIB)
+        getattr(pair.right, end)()
+        with pytest.raises(ConnectionResetError):
+            await draining
+        pair.left.set_protocol(pair.client)
+        pair.client.lost.set_result(None)
 
 
 async def test_writes_after_close_are_ignored(pair, caplog):

@@ -7,7 +7,7 @@ import os
 import pytest
 
 import zcserver
-from tests.transport.recorders import KIB, MIB, until
+from tests.transport.recorders import KIB, MIB, paired, until
 
 pytestmark = pytest.mark.asyncio
 CONTENT = bytes(range(256)) * 12 * KIB
@@ -63,9 +63,20 @@ async def test_arguments_are_checked_as_asyncio_does(pair, file, tmp_path):
         await zcserver.sendfile(pair.left, file)
 
 
-async def test_a_file_that_becomes_shorter_breaks_the_byte_stream_off(make_context, tmp_path):
-    from tests.transport.recorders import paired
+async def test_a_cancelled_wait_leaves_the_file_behind_what_goes_on_being_sent(make_context, file):
+    async with paired(make_context(), make_context(stream_window=256 * KIB)) as pair:
+        pair.right.pause_reading()
+        sending = asyncio.ensure_future(zcserver.sendfile(pair.left, file))
+        await until(lambda: pair.left.get_extra_info("stats").file_bytes)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert file.tell() == len(CONTENT)
+        pair.right.resume_reading()
+        await until(lambda: pair.server.data == CONTENT)
 
+
+async def test_a_file_that_becomes_shorter_breaks_the_byte_stream_off(make_context, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(32 * MIB))
     async with paired(make_context(), make_context(stream_window=256 * KIB)) as pair:

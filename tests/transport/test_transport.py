@@ -1,8 +1,10 @@
 """What a protocol may expect of its transport: bytes in order, callbacks in order, one end."""
 
+import array
 import asyncio
 import socket
 
+import numpy
 import pytest
 
 import zcserver
@@ -92,6 +94,25 @@ async def test_a_buffered_protocol_is_given_bytes_in_its_own_memory(make_context
         assert "data_received" not in pair.server.calls
 
 
+@pytest.mark.parametrize(
+    "memory",
+    [array.array("I", bytes(400)), numpy.zeros((10, 10), numpy.float32), bytearray(400)],
+    ids=["array", "two dimensions", "bytearray"],
+)
+async def test_a_buffered_protocol_may_give_memory_of_any_shape(make_context, memory):
+    class Shaped(BufferedRecorder):
+        def get_buffer(self, sizehint):
+            return memory
+
+        def buffer_updated(self, nbytes):
+            self.data += memoryview(memory).cast("B")[:nbytes]
+
+    async with paired(make_context(), make_context(), server=lambda: Shaped(0, keep_open=True)) as pair:
+        data = bytes(range(256)) * 4
+        pair.left.write(data)
+        await until(lambda: pair.server.data == data)
+
+
 async def test_an_empty_buffer_of_a_buffered_protocol_is_an_error(make_context):
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
@@ -128,17 +149,18 @@ async def test_what_the_transport_tells_about_itself(pair):
     assert pair.left.can_write_eof()
 
 
-async def test_an_error_of_the_protocol_costs_the_connection_and_is_reported(make_context):
+@pytest.mark.parametrize("kind", [ZeroDivisionError, asyncio.CancelledError])
+async def test_an_error_of_the_protocol_costs_the_connection_and_is_reported(make_context, kind):
     class Failing(Recorder):
         def data_received(self, data):
-            raise ZeroDivisionError
+            raise kind
 
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
     async with paired(make_context(), make_context(), server=Failing) as pair:
         pair.left.write(b"x")
         await pair.over()
-        assert isinstance(pair.server.error, ZeroDivisionError)
+        assert isinstance(pair.server.error, kind)
         assert isinstance(pair.client.error, ConnectionResetError)
         assert errors[0]["message"] == "Fatal error: protocol.data_received() call failed."
         assert errors[0]["transport"] is pair.right

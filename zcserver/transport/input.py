@@ -59,14 +59,15 @@ class Input:
 
     def _fill(self, view: memoryview) -> None:
         self.calling = "get_buffer"
-        target = self._protocol.get_buffer(len(view))
-        room = len(target)
-        if not room:
-            raise RuntimeError("get_buffer() returned an empty buffer")
-        if room < len(view):
-            self._rest = view[room:]
-            view = view[:room]
-        target[: len(view)] = view
+        with memoryview(self._protocol.get_buffer(len(view))) as target:  # of any shape and kind of items
+            room = target.nbytes
+            if not room:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            if room < len(view):
+                self._rest = view[room:]
+                view = view[:room]
+            with target.cast("B") as space:
+                space[: len(view)] = view
         self.calling = "buffer_updated"
         self._protocol.buffer_updated(len(view))
 

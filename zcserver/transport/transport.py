@@ -259,7 +259,9 @@ class ZeroCopyTransport(asyncio.Transport):
     def _call_flow(self, callback: Any) -> None:
         try:
             callback()
-        except Exception as error:  # noqa: BLE001 – the protocol's own; asyncio reports it and goes on
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 – the protocol's own; asyncio reports it and goes on
             self._report(error, f"protocol.{callback.__name__}() failed")
 
     def is_reading(self) -> bool:
@@ -286,7 +288,7 @@ class ZeroCopyTransport(asyncio.Transport):
             return
         self._delivering = True
         try:
-            if self._writing_paused:
+            if self._writing_paused and not self._output.undelivered:  # else `connection_lost` comes next
                 self._maybe_resume_writing()
             self._hand_on()  # also when there is nothing: a pause may have held back the credit for more
             if self._input.ended or self._channel.error is not None or self._link.over:
@@ -303,7 +305,9 @@ class ZeroCopyTransport(asyncio.Transport):
                 pass
             if not self._reading_paused and not self._closing:
                 source.grant()
-        except Exception as error:  # noqa: BLE001 – the protocol's own: it costs the connection
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 – the protocol's own: it costs the connection
             self._report(error, f"Fatal error: protocol.{source.calling}() call failed.")
             self._lose(error)
 
@@ -318,7 +322,9 @@ class ZeroCopyTransport(asyncio.Transport):
             self._eof_read = True
             try:
                 keep_open = self._protocol.eof_received()  # type: ignore[attr-defined]
-            except Exception as error:  # noqa: BLE001 – as above
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 – as above
                 self._report(error, "Fatal error: protocol.eof_received() call failed.")
                 self._lose(error)
                 return
@@ -367,7 +373,8 @@ class ZeroCopyTransport(asyncio.Transport):
         if self._lost:
             return
         if self._closing:
-            error = self._link.error
+            # The peer may have given up the byte stream alone, and have taken leave in good order after that.
+            error = self._link.error or self._channel.error
             self._lose(as_lost(error) if error is not None and self._output.undelivered else None)
         else:
             self._deliver_soon()
