@@ -71,3 +71,12 @@ def test_a_signal(url, big, local):
         assert process.stderr.read() == "zcserver: terminated\n"
     assert document["failures"] == [{"path": "", "error": "terminated", "code": 143}]
     assert document["files"] == 0
+
+
+def test_what_cannot_be_asked_for_is_a_failure_like_others(writable_url, served, local):
+    (local / "file").write_bytes(b"content")
+    far_too_long = "/" + "a" * 100_000
+    done = zcserver("put", "--json", "file", f"{writable_url}{far_too_long}", code=2)
+    (failure,) = json.loads(done.stdout)["failures"]
+    assert failure["code"] == 2
+    assert len(done.stderr.splitlines()) == 1

@@ -133,3 +133,13 @@ def test_names_that_the_encoding_of_the_output_lacks_are_escaped(url, served):
     line = zcserver("ls", "--json", f"{url}/", **ascii_only).stdout
     assert json.loads(line)["path"] == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
     assert zcserver("sync", "--dry-run", f"{url}/", ".", **ascii_only).stdout.endswith("/caf\\xe9\n")
+
+
+def test_a_summary_that_nobody_reads_is_no_failure(url, served, local):
+    (served / "file").write_bytes(b"content")
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with running("get", f"{url}/file", stderr=theirs) as process:
+        os.close(theirs)
+        assert process.wait(PATIENCE) == 0
+    assert (local / "file").read_bytes() == b"content"

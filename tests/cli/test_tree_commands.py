@@ -95,6 +95,8 @@ def test_small_commands_look_and_arrange(writable_url, writable_server, served):
     assert (status["type"], status["size"], status["mtime_ns"]) == ("file", 5, found.st_mtime_ns)
     assert "5 bytes" in zcserver("stat", f"{base}/a/b/c").stdout
     (served / "d").write_text("d")
+    zcserver("mv", f"{base}/d", f"{base}/a/")
+    zcserver("mv", f"{base}/a/d", f"{base}/d")
     failing(16, "mv", f"{base}/d", f"{base}/a/b/c")
     zcserver("mv", "-f", f"{base}/d", f"/{served.name}/a/b/c")
     assert (served / "a" / "b" / "c").read_text() == "d"

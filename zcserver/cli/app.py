@@ -1,8 +1,8 @@
 """The command line as a whole: its help, and how it ends. The commands are in ``*_commands``."""
 
-import os
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -11,7 +11,7 @@ from zcserver.errors import MisuseError, TransferError
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
-from .standard import prepare
+from .standard import prepare, say, unread
 
 # click's UsageError, which typer depends on or carries with it, by version, and does not export.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -85,19 +85,31 @@ def guarded(command: Callable[[list[str]], int | None], arguments: list[str]) ->
     """Run ``command`` and exit with its code, or with that of its error after the line for that."""
     line, code = _outcome(command, arguments)
     if line:
-        print(f"zcserver: {line}", file=sys.stderr)
+        say(f"zcserver: {line}")
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _singly() -> Iterator[None]:
+    """The first of the errors that end a task group, by itself: it has a line and a code."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -> tuple[str, int]:
     try:
-        code = command(arguments)
+        with _singly():
+            code = command(arguments)
         sys.stdout.flush()
     except CommandError as error:
         return error.line, error.code
     except BrokenPipeError:
-        # The reader has gone (`zcserver ls | head`): what is left must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unread(sys.stdout.fileno())  # `zcserver ls | head`
         return "", ExitCode.FAILED
     except (TransferError, MisuseError, OSError) as error:
         return explain(error)

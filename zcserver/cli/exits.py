@@ -138,7 +138,7 @@ def _explanation(error: TransferError | MisuseError | OSError) -> tuple[str, str
         case ConnectionLostError() if isinstance(error.__cause__, OSError):
             return _unreachable(error, error.__cause__)
         case ConnectionLostError():
-            return str(error), "try again: what came is kept and goes on from there", ExitCode.LOST
+            return str(error), "try again: a download goes on from what has come", ExitCode.LOST
         case OSError(errno=int(number)):
             code, advice = _BY_ERRNO.get(number, (ExitCode.FAILED, ""))
             if number == errno.EEXIST and error.strerror != os.strerror(number):

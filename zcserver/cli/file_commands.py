@@ -83,7 +83,7 @@ def _mv(
 ) -> None:
     """Rename a file or directory of a server started with --writable.
 
-    TO is the new URL, or only the new path: /path.
+    TO is the new URL, or only the new path: /path. With a slash at its end it is the directory to move to.
 
     \b
     Examples:

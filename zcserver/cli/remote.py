@@ -127,6 +127,8 @@ async def move(url: str, to: str, replace: bool) -> ExitCode:
     elif not to.startswith("/"):
         raise MisuseError(f"{to!r} is neither a URL nor a path on the server, which begins with a slash")
 
+    if target.endswith("/"):  # a directory to move it into, as for put
+        target += address.path.rstrip("/").rpartition("/")[2]
     if unescape(target).startswith(unescape(address.path).rstrip(b"/") + b"/"):
         raise MisuseError(f"{address.path} cannot be moved into itself, to {target}: name another place")
 

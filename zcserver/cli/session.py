@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zcserver.client import Address, Client, Progress, Transferred, TreeReport, client_context, parse_url
-from zcserver.errors import TransferError
+from zcserver.errors import MisuseError, TransferError
 from zcserver.file_protocol import unescape
 
 from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
 from .options import amount, lanes_of, rate
+from .standard import say
 
 _FAILURES_SHOWN: Final = 5
 WOULD_BE: Final = "to transfer"
@@ -97,7 +98,7 @@ class Outcome:
             await work
         except BrokenPipeError:
             raise
-        except (TransferError, OSError) as error:
+        except (TransferError, MisuseError, OSError) as error:
             self.failures += [(path, *explain(error)) for path in paths]
 
     @contextlib.contextmanager
@@ -117,7 +118,7 @@ class Outcome:
         if self.failures:
             raise self._failed()
         if not settings.quiet and not settings.as_json:
-            print(self._in_words(settings.verify), file=sys.stderr)
+            say(self._in_words(settings.verify))
         return ExitCode.OK
 
     def _tell_scripts(self, settings: TransferSettings) -> None:
@@ -169,7 +170,7 @@ class Outcome:
     def _failed(self) -> CommandError:
         line, *others = dict.fromkeys(line for _, line, _ in self.failures)
         for other in others[: _FAILURES_SHOWN - 1]:
-            print(f"zcserver: {other}", file=sys.stderr)
+            say(f"zcserver: {other}")
         if len(self.failures) > 1 or self.files:
             line += f" ({len(self.failures)} failed, {self.files} files {self.verb})"
         return CommandError(line, self.failures[0][2])

@@ -43,6 +43,19 @@ def standard_output() -> int:
     return sys.stdout.fileno()
 
 
+def say(text: str, end: str = "\n") -> None:
+    """Print to standard error. That nobody reads it changes nothing about what was done."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        unread(sys.stderr.fileno())
+
+
+def unread(fd: int) -> None:
+    """The reader has gone: what is left must not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+
+
 @contextlib.contextmanager
 def printing() -> Iterator[Callable[[Iterable[str]], Awaitable[None]]]:
     """A function that prints lines. ``print`` would stop the loop, and signals, until somebody reads them."""

@@ -8,6 +8,7 @@ from zcserver.client import Retry
 
 from .exits import printable
 from .options import amount, rate
+from .standard import say
 
 _EVERY: Final = 0.5
 
@@ -31,12 +32,12 @@ class Ticker:
         self.nbytes += nbytes
         if self._shows and (now := time.monotonic()) >= self._next:
             self._next = now + _EVERY
-            print(f"\r\x1b[K{self._words()}", end="", file=sys.stderr, flush=True)
+            say(f"\r\x1b[K{self._words()}", end="")
 
     def say(self, line: str) -> None:
         """Something that went wrong, on a line of its own."""
         clear = "\r\x1b[K" if self._shows else ""
-        print(f"{clear}zcserver: {printable(line)}", file=sys.stderr, flush=True)
+        say(f"{clear}zcserver: {printable(line)}")
 
     def retrying(self, retry: Retry) -> None:
         """A connection was lost."""
@@ -46,7 +47,7 @@ class Ticker:
         """The last line."""
         if not self._quiet:
             clear = "\r\x1b[K" if self._shows else ""
-            print(f"{clear}{self._words()}", file=sys.stderr, flush=True)
+            say(f"{clear}{self._words()}")
 
     def _words(self) -> str:
         seconds = time.monotonic() - self._begin
