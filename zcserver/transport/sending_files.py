@@ -24,8 +24,8 @@ async def sendfile(
     """As ``loop.sendfile``: send ``count`` bytes of a file opened in binary mode from ``offset`` on.
 
     Returns the bytes sent once the *peer* has acknowledged them, and leaves the file positioned behind them
-    (behind those that were put on the way, when it fails). Cancelling ends the waiting; only ``abort`` ends the
-    sending. What is no regular file is read in a thread and written, or refused with ``fallback=False``
+    (behind those that were put on the way, when it fails). Cancelling ends the waiting; only ``abort`` stops
+    it. What is no regular file is read in a thread and written, or refused with ``fallback=False``
     (SendfileNotAvailableError). The file must not be written to meanwhile; one that becomes shorter breaks
     the byte stream off (StreamLostError).
     """
