@@ -55,7 +55,8 @@ RESET_NAMES: Final[dict[int, str]] = {
 }
 
 STAGING: Final = ".zcserver"
-"""In the top of a writable root: uploads on their way. Never listed, read or written through the protocol."""
+"""In the top of a writable root: uploads on their way. A name that is never listed, read or written through
+the protocol, at whatever depth: one root may lie inside another."""
 
 PAGE_ENTRIES: Final = 500
 

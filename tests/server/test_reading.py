@@ -82,15 +82,20 @@ async def test_a_file_where_a_directory_is_due_is_told(served, files, make_conte
 async def test_the_server_s_own_directory_is_neither_listed_nor_read(served, files, make_context):
     (served / ".zcserver").mkdir()
     (served / ".zcserver" / "upload").write_bytes(b"half")
-    (served / "sub" / ".zcserver").mkdir(parents=True)
+    (served / "sub" / ".zcserver").mkdir(parents=True)  # that of another root, or of another server
+    (served / "sub" / ".zcserver" / "upload").write_bytes(b"half")
     (served / "link").symlink_to(".zcserver")
+    (served / "inner link").symlink_to("sub/.zcserver")
     async with connected(files, make_context) as connection:
-        assert await names(connection, "/", recursive=True) == ["link", "sub", "sub/.zcserver"]
-        for method, path in ((GET, "/.zcserver/upload"), (STAT, "/.zcserver"), (LIST, "/%2ezcserver")):
+        assert await names(connection, "/", recursive=True) == ["inner link", "link", "sub"]
+        assert await names(connection, "/sub") == []
+        for path in ("/.zcserver", "/%2ezcserver", "/.zcserver/upload", "/sub/.zcserver/upload"):
+            for method in (GET, STAT, LIST):
+                with refused(ErrorCode.FORBIDDEN, "the server's own"):
+                    await ask(connection, method, path)
+        for path in ("/link", "/inner link"):
             with refused(ErrorCode.FORBIDDEN, "the server's own"):
-                await ask(connection, method, path)
-        with refused(ErrorCode.FORBIDDEN, "the server's own"):
-            await names(connection, "/link")
+                await names(connection, path)
 
 
 # -- GET --------------------------------------------------------------------------------------------

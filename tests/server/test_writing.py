@@ -566,6 +566,60 @@ async def test_what_the_server_keeps_to_itself_is_not_removed(served, make_conte
     assert content_of(served) == {"tree": None, "tree/.hidden": b""}
 
 
+# -- one root inside another ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nested(served):
+    """A server of ``served`` as /outer and of the directory ``sub`` in it as /inner."""
+    (served / "sub").mkdir()
+    with Root(served, name="outer") as outer, Root(served / "sub", name="inner") as inner:
+        yield FileServer(outer, inner, writable=True)
+
+
+async def test_uploads_to_an_inner_root_are_out_of_reach_of_the_outer_one(served, nested, make_context):
+    async with connected(nested, make_context) as connection:
+        stream = await connection.open(PUT, "/inner/file", size=5)
+        await stream.response()
+        (name,) = staged(served / "sub")
+        path = f"/outer/sub/.zcserver/{name}"
+        with refused(ErrorCode.FORBIDDEN, "the server's own"):
+            await put(connection, path, b"wrong")
+        for method, arguments in ((MKDIR, {}), (RENAME, {"to": "/outer/stolen"}), (REMOVE, {})):
+            with refused(ErrorCode.FORBIDDEN, "the server's own"):
+                await ask(connection, method, path, **arguments)
+        with refused(ErrorCode.FORBIDDEN, "the server's own"):
+            await ask(connection, REMOVE, "/outer/sub/.zcserver", recursive=True)
+        with refused(NOT_EMPTY):
+            await ask(connection, REMOVE, "/outer/sub", recursive=True)
+        await stream.send(b"right", end=True)
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        assert stream.committed == 1
+    assert content_of(served) == {"sub": None, "sub/file": b"right"}
+
+
+@pytest.mark.parametrize("meddling", ["replaced", "removed"])
+async def test_what_somebody_else_puts_in_the_place_of_an_upload_gets_no_name(
+    served, files, make_context, meddling
+):
+    (served / "file").write_bytes(b"old")
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=5)
+        await stream.response()
+        (name,) = staged(served)
+        upload = served / ".zcserver" / name
+        upload.unlink()
+        if meddling == "replaced":
+            upload.write_bytes(b"wrong")
+        await stream.send(b"right", end=True)
+        with refused(IO_ERROR, "somebody removed or replaced the unfinished /file"):
+            await stream.receive()
+        assert stream.committed == 0
+    assert content_of(served) == {"file": b"old"}
+    assert staged(served) == []
+
+
 # -- never outside ----------------------------------------------------------------------------------
 
 

@@ -82,8 +82,8 @@ def _admit_replacement(moved: os.stat_result, present: os.stat_result, to: str, 
 def remove(root: Root, disk: Disk, path: str, recursive: bool) -> int:
     """Remove a file, a link itself, or a directory: an empty one, or ``recursive`` with all in it.
 
-    Returns how many entries are gone. Hidden entries of a server that does not serve them stay, and so
-    does the directory that holds them.
+    Returns how many entries are gone. Entries that the server keeps to itself stay, and so does the
+    directory that holds them.
     """
     with root.parent_of(path) as (directory, name):
         status = status_of(name, directory)
@@ -144,6 +144,6 @@ def _content(root: Root, directory: int) -> tuple[list[bytes], list[bytes]]:
     with os.scandir(directory) as entries:
         for entry in entries:
             name = os.fsencode(entry.name)
-            if root.hidden or not name.startswith(b"."):
+            if root.serves(name):
                 (folders if entry.is_dir(follow_symlinks=False) else files).append(name)
     return folders, files

@@ -63,7 +63,7 @@ class Listing:
         """All entries below ``path``, open as ``top``: a directory comes right before its content."""
         # Folders are opened again from the root, so that a deep tree holds no descriptors.
         base = root.relative(path)
-        waiting = _read(root, base, b"", top)
+        waiting = _read(root, b"", top)
         while waiting:
             found = waiting.pop()
             below = found.folder + found.name
@@ -73,7 +73,7 @@ class Listing:
                 continue
             try:
                 folder = root.open_listed(base + b"/" + below)
-                inner = _read(root, base, below + b"/", folder)
+                inner = _read(root, below + b"/", folder)
             except OSError as error:
                 if error.errno not in _VANISHED:
                     yield Entry(escape(below), "directory", error=words_of(error))
@@ -82,14 +82,14 @@ class Listing:
             waiting += inner
 
 
-def _read(root: Root, base: bytes, folder: bytes, directory: int) -> list[_Found]:
+def _read(root: Root, folder: bytes, directory: int) -> list[_Found]:
     """The served entries of an open directory, the first one last; closes the descriptor."""
     found = []
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
-                if not root.lists(base + folder, name):
+                if not root.serves(name):
                     continue
                 try:
                     found.append(_Found(folder, name, entry.stat(follow_symlinks=False)))

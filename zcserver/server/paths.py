@@ -42,6 +42,7 @@ _CALL_MISSING: Final = {errno.ENOSYS, errno.EPERM}
 # EAGAIN: a rename somewhere raced with the ".." of a symbolic link, which the kernel then cannot vouch for.
 _RACES: Final = 8
 _STAGING: Final = os.fsencode(STAGING)
+_OWN_NAME: Final = b"../" + _STAGING  # seen from an open directory: itself, if that is its name
 
 # File systems that have what they open and stat in memory once the name is cached (statfs(2), Linux magic.h):
 # ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs. Others, on a network above all, may ask somebody.
@@ -161,8 +162,8 @@ class Root:
             if parts[:1] != [self.name]:
                 raise missing(path)
             del parts[0]
-        if parts[:1] == [_STAGING]:
-            raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
+        if _STAGING in parts:  # at any depth: another root may lie inside this one
+            raise _own(path)
         if not self.hidden and any(part.startswith(b".") for part in parts):
             reason = f"{shown(path)}: this server keeps names that begin with a dot to itself"
             raise StreamResetError(ErrorCode.FORBIDDEN, reason)
@@ -213,12 +214,12 @@ class Root:
                 os.close(fd)
 
     def _not_staging(self, fd: int, path: str) -> int:
-        """``fd``, unless a symbolic link has led to the directory of unfinished uploads."""
+        """``fd``, unless a symbolic link has led to a directory of unfinished uploads."""
         try:
-            staging = os.stat(_STAGING, dir_fd=self.fd, follow_symlinks=False)
+            staging = os.stat(_OWN_NAME, dir_fd=fd, follow_symlinks=False)
             if os.path.samestat(staging, os.fstat(fd)):
-                raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
-        except FileNotFoundError:
+                raise _own(path)
+        except (FileNotFoundError, PermissionError):  # (nothing is reached in what cannot be searched)
             pass
         except BaseException:
             os.close(fd)
@@ -227,11 +228,9 @@ class Root:
 
     # -- by a relative path ---------------------------------------------------------------------------
 
-    def lists(self, directory: bytes, name: bytes) -> bool:
-        """Whether the entry ``name`` of a directory belongs into its listing."""
-        if name.startswith(b"."):
-            return self.hidden and (bool(directory) or name != _STAGING)
-        return True
+    def serves(self, name: bytes) -> bool:
+        """Whether an entry of that name, in whatever directory, is there for the peer."""
+        return not name.startswith(b".") or (self.hidden and name != _STAGING)
 
     def stat(self, path: bytes, cached: bool = False) -> os.stat_result:
         """What is at a relative path, links followed as the policy says; OSError if nothing is."""
@@ -296,6 +295,10 @@ def _open_by_parts(start: int, path: bytes, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
     finally:
         os.close(directory)
+
+
+def _own(path: str) -> StreamResetError:
+    return StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
 
 
 def components(path: str) -> list[bytes]:

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from zcserver.errors import StreamResetError
-from zcserver.file_protocol import ALGORITHM, MISMATCH, NO_SPACE, NOT_A_FILE, STAGING, validator_of
+from zcserver.file_protocol import (
+    ALGORITHM,
+    IO_ERROR,
+    MISMATCH,
+    NO_SPACE,
+    NOT_A_FILE,
+    STAGING,
+    validator_of,
+)
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import Disk, status_of
@@ -155,6 +163,7 @@ class Upload:
             disk.sync(self._fd)
             with self._staging.lock:
                 self._admit(status_of(name, directory))
+                self._check_identity()
                 rename = disk.rename_new if self._wanted.create else disk.rename
                 try:
                     rename(self._name, self._staging.fd, name, directory)
@@ -182,6 +191,13 @@ class Upload:
                 f"{shown(self._path)}: the SHA-256 of what arrived is not the announced one: send it again"
             )
             raise StreamResetError(MISMATCH, reason)
+
+    def _check_identity(self) -> None:
+        """Refuse to give the target's name to what somebody else has put in the temporary file's place."""
+        staged = status_of(self._name, self._staging.fd)
+        if staged is None or not os.path.samestat(staged, os.fstat(self._fd)):
+            reason = f"somebody removed or replaced the unfinished {shown(self._path)} on the server's disk"
+            raise StreamResetError(IO_ERROR, f"{reason}: send it again")
 
     def discard(self) -> None:
         """Remove the temporary file, if there is one. Harmless after ``commit``."""
