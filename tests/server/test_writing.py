@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import stat
 
 import anyio
@@ -264,6 +265,34 @@ def test_a_staging_directory_that_is_a_link_is_not_used(served, tmp_path):
     with Root(served) as root, pytest.raises(OSError, match="zcserver"):
         FileServer(root, writable=True)
     assert os.listdir(tmp_path / "elsewhere") == ["precious"]
+
+
+async def test_a_staging_directory_that_somebody_removed_is_made_anew(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        under_way = await connection.open(PUT, "/under way", size=5)
+        await under_way.response()
+        shutil.rmtree(served / ".zcserver")
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(put, connection, f"/{number}", b"content")
+        await under_way.send(b"right", end=True)
+        with refused(IO_ERROR, "somebody removed or replaced the unfinished /under way"):
+            await under_way.receive()
+        with Root(served) as root, pytest.raises(BlockingIOError):  # (it is still this server's alone)
+            FileServer(root, writable=True)
+    assert content_of(served) == dict.fromkeys("0123", b"content")
+    assert staged(served) == []
+
+
+async def test_a_staging_directory_that_another_server_has_by_now_is_not_used(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        shutil.rmtree(served / ".zcserver")
+        with Root(served) as root:
+            other = FileServer(root, writable=True)
+            with refused(ErrorCode.LIMIT, "/file"):
+                await put(connection, "/file", b"content")
+            other.close()
+    assert content_of(served) == {}
 
 
 # -- the order of calls, and calls that fail -----------------------------------------------------------

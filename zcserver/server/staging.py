@@ -29,7 +29,7 @@ from zcserver.file_protocol import (
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import Disk, status_of
-from .paths import Root
+from .paths import DIRECTORY, Root
 from .refusals import changed, not_a_file, refusals, shown
 
 _NAME: Final = os.fsencode(STAGING)
@@ -45,30 +45,53 @@ class Staging:
     def __init__(self, root: Root, disk: Disk) -> None:
         self.lock = threading.Lock()
         self.disk = disk
-        self.fd = -1
+        self._root = root
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(_NAME, 0o700, dir_fd=root.fd)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(_NAME, flags, dir_fd=root.fd)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._empty()
+            self.fd = _made(root)
         except OSError as error:
-            self.close()
             place = os.path.join(root.directory, STAGING)
             raise OSError(error.errno, error.strerror, place) from error
 
-    def _empty(self) -> None:
-        for name in os.listdir(self.fd):
-            try:
-                os.unlink(name, dir_fd=self.fd)
-            except IsADirectoryError:  # not ours, but in the way all the same
-                shutil.rmtree(name, dir_fd=self.fd)
+    def create(self, name: bytes) -> int:
+        """A new temporary file, open for writing; where somebody has removed the directory, in a new one."""
+        try:
+            return self.disk.create(name, self.fd)
+        except FileNotFoundError:
+            self._make_anew()
+            return self.disk.create(name, self.fd)
+
+    def _make_anew(self) -> None:
+        with self.lock:
+            present = status_of(_NAME, self._root.fd)
+            if present is not None and os.path.samestat(present, os.fstat(self.fd)):
+                return  # another upload was first
+            fd = _made(self._root)
+            # In the old one's place: uploads that were in it find at their end that they are gone.
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _made(root: Root) -> int:
+    """The staging directory, made where there is none, ours alone and empty; OSError if that fails."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(_NAME, 0o700, dir_fd=root.fd)
+    fd = os.open(_NAME, DIRECTORY | os.O_NOFOLLOW, dir_fd=root.fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in os.listdir(fd):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except IsADirectoryError:  # not ours, but in the way all the same
+                shutil.rmtree(name, dir_fd=fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +136,7 @@ class Upload:
         with self._root.parent_of(self._path) as (directory, name):
             self._admit(status_of(name, directory))
             self._check_space()
-            self._fd = self._disk.create(self._name, self._staging.fd)
+            self._fd = self._staging.create(self._name)
 
     def _check_space(self) -> None:
         room = os.fstatvfs(self._staging.fd)
