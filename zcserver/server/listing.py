@@ -12,7 +12,7 @@ import msgspec
 from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape
 
 from .paths import Root
-from .refusals import words_of
+from .refusals import refusals, words_of
 from .roots import Roots
 
 # Gone or replaced since its parent was read: then it is not there. The rest is told in the listing.
@@ -63,7 +63,8 @@ class Listing:
         """All entries below ``path``, open as ``top``: a directory comes right before its content."""
         # Folders are opened again from the root, so that a deep tree holds no descriptors.
         base = root.relative(path)
-        waiting = _read(root, b"", top)
+        with refusals(path):  # one that may be read but not searched opens, too
+            waiting = _read(root, b"", top)
         while waiting:
             found = waiting.pop()
             below = found.folder + found.name
