@@ -5,11 +5,12 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 
 import anyio
 import pytest
 
-from tests.server.requests import MIB, ask, connected, content_of, put, refused
+from tests.server.requests import MIB, ask, connected, content_of, entries, get, put, refused
 from tests.server.test_paths import WithoutOpenat2
 from zcserver import ErrorCode, StreamResetError
 from zcserver.file_protocol import (
@@ -24,6 +25,7 @@ from zcserver.file_protocol import (
     PUT,
     REMOVE,
     RENAME,
+    STAT,
     validator_of,
 )
 from zcserver.kernel.calls import Kernel
@@ -80,6 +82,21 @@ async def test_a_file_that_is_replaced_keeps_its_permissions_and_nothing_else(se
     assert (served / "file").read_bytes() == b"new"
     assert stat.S_IMODE((served / "file").stat().st_mode) == 0o640
     assert (served / "other name").read_bytes() == b"the old content, which is longer"
+
+
+@pytest.mark.parametrize("time", [-(2**63), -1, 2**63, 2**64 - 1, 2**64, -(2**63) - 1])
+async def test_a_time_makes_the_round_trip_or_is_the_nearest_that_can(make_context, time):
+    told = min(max(time, -(2**63)), 2**64 - 1)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, Root(directory) as root:  # holds any time
+        async with connected(FileServer(root, writable=True), make_context) as connection:
+            await put(connection, "/file", b"content", mtime_ns=told)
+            await ask(connection, MKDIR, "/folder", mtime_ns=told)
+            for name in ("file", "folder"):
+                assert os.stat(f"{directory}/{name}").st_mtime_ns == told
+                os.utime(f"{directory}/{name}", ns=(time, time))
+                assert (await ask(connection, STAT, f"/{name}"))["mtime_ns"] == told
+            assert (await get(connection, "/file"))[0]["mtime_ns"] == told
+            assert [entry["mtime_ns"] for entry in await entries(connection, "/")] == [told, told]
 
 
 async def test_odd_names_are_put(served, files, make_context):

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape
+from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape, mtime_of
 
 from .paths import Root
 from .refusals import refusals, words_of
@@ -54,7 +54,7 @@ class Listing:
         """The virtual directory of several roots."""
         for root in self._roots.in_order():
             name = escape(root.name)
-            yield Entry(name, "directory", mtime_ns=os.fstat(root.fd).st_mtime_ns)
+            yield Entry(name, "directory", mtime_ns=mtime_of(os.fstat(root.fd)))
             if self._recursive:
                 for entry in self._walk(root, f"/{name}", root.open_directory(f"/{name}")):
                     yield msgspec.structs.replace(entry, path=f"{name}/{entry.path}")

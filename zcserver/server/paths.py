@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from zcserver.errors import MisuseError, StreamResetError
-from zcserver.file_protocol import NOT_A_FILE, STAGING, unescape, validator_of
+from zcserver.file_protocol import NOT_A_FILE, STAGING, mtime_of, unescape, validator_of
 from zcserver.kernel.calls import (
     DEFAULT,
     RESOLVE_BENEATH,
@@ -63,7 +63,7 @@ class OpenFile:
     def __init__(self, fd: int, status: os.stat_result, root: "Root", relative: bytes) -> None:
         self.fd = fd
         self.size = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.mtime_ns = mtime_of(status)
         self.validator = validator_of(status)
         self._root = root
         self._relative = relative
