@@ -500,6 +500,17 @@ async def test_files_on_a_tmpfs_are_served(make_context, tmpfs):
             assert (await get(connection, "/file", offset=half))[1] == content[half:]
 
 
+async def test_a_file_of_which_the_size_is_not_known_is_refused_not_sent_as_an_empty_one(make_context):
+    with Root("/proc/sys/kernel") as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert (await ask(connection, STAT, "/ostype"))["size"] == 0
+            for arguments in ({}, {"stable": True}, {"length": 0}):
+                with refused(NOT_A_FILE, "/ostype has content but says that its size is 0"):
+                    await get(connection, "/ostype", **arguments)
+            with refused(NOT_A_FILE, "/ostype has content"):
+                await ask(connection, DIGEST, "/ostype")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
 async def test_files_are_served_and_refused_as_ever_without_openat2(served, make_context, number):
     opened_by = set()
