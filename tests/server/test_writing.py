@@ -30,7 +30,7 @@ from zcserver.file_protocol import (
 )
 from zcserver.kernel.calls import Kernel
 from zcserver.server import FileServer, Root
-from zcserver.server.disk import Disk
+from zcserver.server.disk import Disk, status_of
 
 pytestmark = pytest.mark.anyio
 DAWN = 1_600_000_000_123_456_789
@@ -507,6 +507,53 @@ async def test_a_target_is_replaced_only_if_that_is_wanted(served, files, make_c
             await ask(connection, RENAME, "/a", to="/b")
         await ask(connection, RENAME, "/a", to="/b", replace=True)
     assert content_of(served) == {"b": b"a"}
+
+
+@pytest.mark.parametrize("to", ["other", "folder/other"])
+async def test_of_two_names_of_one_file_the_old_one_goes(served, make_context, to):
+    (served / "folder").mkdir()
+    (served / "file").write_bytes(b"content")
+    os.link(served / "file", served / to)
+    disk = RecordingDisk()
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=disk), make_context) as connection:
+            with refused(EXISTS):
+                await ask(connection, RENAME, "/file", to=f"/{to}")
+            await ask(connection, RENAME, "/file", to=f"/{to}", replace=True)
+    assert content_of(served) == {"folder": None, to: b"content"}
+    assert disk.calls == ["sync directory"]
+
+
+async def test_a_file_that_is_renamed_to_its_own_name_stays(served, files, make_context):
+    (served / "folder").mkdir()
+    (served / "here").symlink_to(".")
+    (served / "file").touch()
+    os.link(served / "file", served / "link")
+    before = content_of(served)
+    async with connected(files, make_context) as connection:
+        for to in ("/file", "/./file", "/here/file"):
+            await ask(connection, RENAME, "/file", to=to, replace=True)
+        await ask(connection, RENAME, "/folder", to="/folder", replace=True)
+    assert content_of(served) == before
+
+
+async def test_a_name_in_another_case_is_no_second_name(served, make_context, monkeypatch):
+    class KeepingDisk(Disk):
+        def remove(self, name, directory):
+            raise AssertionError(f"{name} removed")
+
+    def found_in_any_case(name, directory):
+        return status_of(name.lower(), directory)
+
+    monkeypatch.setattr("zcserver.server.editing.status_of", found_in_any_case)
+    (served / "file").touch()
+    os.link(served / "file", served / "link")
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=KeepingDisk()), make_context) as connection:
+            with refused(ErrorCode.NOT_FOUND):  # by this file system, which tells the two apart
+                await ask(connection, RENAME, "/FILE", to="/file", replace=True)
+            await ask(connection, RENAME, "/file", to="/FILE", replace=True)
+    assert content_of(served) == {"FILE": b"", "link": b""}
 
 
 async def test_renames_that_make_no_sense_are_refused_in_words(served, files, make_context):

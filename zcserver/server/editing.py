@@ -56,6 +56,10 @@ def rename(root: Root, disk: Disk, path: str, to: str, replace: bool) -> None:
         present = status_of(new, target)
         if present is not None:
             _admit_replacement(moved, present, to, replace)
+            if os.path.samestat(moved, present) and _are_two_links(moved, (source, name), (target, new)):
+                disk.remove(name, source)  # rename(2) leaves both then, and says that all went well
+                disk.sync(source)
+                return
         try:
             (disk.rename if replace else disk.rename_new)(name, source, new, target)
         except OSError as error:
@@ -77,6 +81,17 @@ def _admit_replacement(moved: os.stat_result, present: os.stat_result, to: str, 
         raise not_a_directory(to)
     if stat.S_ISDIR(present.st_mode) and not stat.S_ISDIR(moved.st_mode):
         raise not_a_file(to, present.st_mode)
+
+
+def _are_two_links(status: os.stat_result, one: tuple[int, bytes], other: tuple[int, bytes]) -> bool:
+    """Whether two ways to a file of that ``status``, (directory, name) each, are two entries."""
+    if stat.S_ISDIR(status.st_mode) or status.st_nlink < 2:
+        return False
+    if not os.path.samestat(os.fstat(one[0]), os.fstat(other[0])):
+        return True
+    # Where upper and lower case are the same, a name may be found that no entry has.
+    found = os.listdir(one[0])
+    return one[1] != other[1] and all(os.fsdecode(name) in found for _, name in (one, other))
 
 
 def remove(root: Root, disk: Disk, path: str, recursive: bool) -> int:
