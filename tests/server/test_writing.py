@@ -99,6 +99,38 @@ async def test_a_time_makes_the_round_trip_or_is_the_nearest_that_can(make_conte
             assert [entry["mtime_ns"] for entry in await entries(connection, "/")] == [told, told]
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("present", [True, False])
+async def test_a_directory_that_gives_its_group_to_new_files_gives_it_to_what_is_put(
+    served, make_context, allowed, present
+):
+    class OrdinaryDisk(Disk):
+        def set_group(self, fd, group):
+            if not allowed:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            super().set_group(fd, group)
+
+    groups = [4242] if os.geteuid() == 0 else [group for group in os.getgroups() if group != os.getegid()]
+    if not groups:
+        pytest.skip("this user has only one group to give")
+    (served / "sub").mkdir()
+    os.chown(served / "sub", -1, groups[0])
+    (served / "sub").chmod(0o2770)
+    if present:
+        (served / "sub" / "file").touch()
+        (served / "sub" / "file").chmod(0o660)
+    with Root(served) as root:
+        async with connected(
+            FileServer(root, writable=True, disk=OrdinaryDisk()), make_context
+        ) as connection:
+            assert await put(connection, "/sub/file", b"content") == 1
+            assert await put(connection, "/file", b"content") == 1
+    status = (served / "sub" / "file").stat()
+    assert status.st_gid == (groups[0] if allowed else os.getegid())
+    assert not present or stat.S_IMODE(status.st_mode) == 0o660
+    assert (served / "file").stat().st_gid == os.getegid()
+
+
 async def test_odd_names_are_put(served, files, make_context):
     async with connected(files, make_context) as connection:
         await put(connection, "/100%25 %FF%0Aü", b"content")

@@ -178,11 +178,7 @@ class Upload:
         self._check_content()
         disk = self._disk
         with self._root.parent_of(self._path) as (directory, name):
-            present = status_of(name, directory)
-            if present is not None:
-                disk.set_mode(self._fd, present.st_mode & 0o777)
-            if self._wanted.mtime_ns is not None:
-                disk.set_mtime(self._fd, self._wanted.mtime_ns)
+            self._set_attributes(status_of(name, directory), os.fstat(directory))
             disk.sync(self._fd)
             with self._staging.lock:
                 self._admit(status_of(name, directory))
@@ -195,6 +191,19 @@ class Upload:
             self._name = b""
             disk.sync(directory)
         self.discard()
+
+    def _set_attributes(self, present: os.stat_result | None, parent: os.stat_result) -> None:
+        """What a file in the place of ``present`` has, in the directory ``parent``."""
+        disk = self._disk
+        # The file was made in another directory, from which it may have another group. That of a directory
+        # with S_ISGID goes to what is made in it (inode(7)), if we are allowed to give it.
+        if parent.st_mode & stat.S_ISGID and os.fstat(self._fd).st_gid != parent.st_gid:
+            with contextlib.suppress(OSError):
+                disk.set_group(self._fd, parent.st_gid)
+        if present is not None:
+            disk.set_mode(self._fd, present.st_mode & 0o777)
+        if self._wanted.mtime_ns is not None:
+            disk.set_mtime(self._fd, self._wanted.mtime_ns)
 
     def _unnamed(self, error: OSError) -> Exception:
         if error.errno == errno.EXDEV:
