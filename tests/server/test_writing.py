@@ -1,11 +1,13 @@
 """PUT, MKDIR, RENAME, REMOVE: whole or not at all, in an order that survives a power cut, never outside."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+import threading
 
 import anyio
 import pytest
@@ -541,8 +543,8 @@ async def test_a_target_is_replaced_only_if_that_is_wanted(served, files, make_c
     assert content_of(served) == {"b": b"a"}
 
 
-@pytest.mark.parametrize("to", ["other", "folder/other"])
-async def test_of_two_names_of_one_file_the_old_one_goes(served, make_context, to):
+@pytest.mark.parametrize(("to", "directories"), [("other", 1), ("folder/other", 2)])
+async def test_of_two_names_of_one_file_the_old_one_goes(served, make_context, to, directories):
     (served / "folder").mkdir()
     (served / "file").write_bytes(b"content")
     os.link(served / "file", served / to)
@@ -553,7 +555,31 @@ async def test_of_two_names_of_one_file_the_old_one_goes(served, make_context, t
                 await ask(connection, RENAME, "/file", to=f"/{to}")
             await ask(connection, RENAME, "/file", to=f"/{to}", replace=True)
     assert content_of(served) == {"folder": None, to: b"content"}
-    assert disk.calls == ["sync directory"]
+    assert disk.calls == directories * ["sync directory"]
+
+
+async def test_of_two_names_that_are_both_to_go_one_stays(served, make_context):
+    """Each request finds both names there, if it is not kept from looking until the other is done."""
+    both = threading.Barrier(2)
+
+    class SlowDisk(Disk):
+        def remove(self, name, directory):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.2)  # in vain where one at a time removes, which this then costs
+            super().remove(name, directory)
+
+    async def rename(connection, path, to):
+        with contextlib.suppress(StreamResetError):
+            await ask(connection, RENAME, path, to=to, replace=True)
+
+    (served / "a").write_bytes(b"content")
+    os.link(served / "a", served / "b")
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=SlowDisk())
+        async with connected(files, make_context) as connection, anyio.create_task_group() as tasks:
+            tasks.start_soon(rename, connection, "/a", "/b")
+            tasks.start_soon(rename, connection, "/b", "/a")
+    assert list(content_of(served).values()) == [b"content"]
 
 
 async def test_a_file_that_is_renamed_to_its_own_name_stays(served, files, make_context):

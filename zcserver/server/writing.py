@@ -130,7 +130,7 @@ class Writer:
             reason = f"{shown(to)} is in another served directory than {shown(stream.path)}: copy it instead"
             raise StreamResetError(ErrorCode.REFUSED, reason)
         await anyio.to_thread.run_sync(
-            editing.rename, root, self._disk, stream.path, to, replace, limiter=self._writers
+            editing.rename, root, self._staging[root], stream.path, to, replace, limiter=self._writers
         )
         await stream.reply()
         await stream.end()
