@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from zcserver_protocol.control import MAX_INTEGER, MIN_INTEGER
 from zcserver_protocol.errors import ErrorCode
 
 STAT: Final = "STAT"
@@ -55,7 +56,8 @@ RESET_NAMES: Final[dict[int, str]] = {
 }
 
 STAGING: Final = ".zcserver"
-"""In the top of a writable root: uploads on their way. Never listed, read or written through the protocol."""
+"""In the top of a writable root: uploads on their way. A name that is never listed, read or written through
+the protocol, at whatever depth: one root may lie inside another."""
 
 PAGE_ENTRIES: Final = 500
 
@@ -114,10 +116,15 @@ def validator_of(status: os.stat_result) -> str:
     return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
+def mtime_of(status: os.stat_result) -> int:
+    """Nanoseconds since 1970; of times before 1677 or after 2554 the nearest that an argument can be."""
+    return min(max(status.st_mtime_ns, MIN_INTEGER), MAX_INTEGER)
+
+
 def entry_of(path: bytes, status: os.stat_result) -> Entry:
     """The line of a listing for ``path`` with what ``lstat`` said about it."""
     mode = status.st_mode
     if stat.S_ISREG(mode):
-        return Entry(escape(path), "file", status.st_size, status.st_mtime_ns, validator_of(status))
+        return Entry(escape(path), "file", status.st_size, mtime_of(status), validator_of(status))
     kind: EntryType = "directory" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "other"
-    return Entry(escape(path), kind, 0, status.st_mtime_ns)
+    return Entry(escape(path), kind, 0, mtime_of(status))

@@ -58,12 +58,16 @@ async def put(connection: Any, path: str, content: bytes, *, piece: int = 64 * 1
     return int(stream.committed)
 
 
-async def names(connection: Any, path: str, recursive: bool = False) -> list[str]:
+async def entries(connection: Any, path: str, recursive: bool = False) -> list[dict[str, Any]]:
     stream = await connection.open(LIST, path, recursive=recursive)
-    entries = []
+    found: list[dict[str, Any]] = []
     async for message in stream:
-        entries += json.loads(bytes(message))["entries"]
-    return [entry["path"] for entry in entries]
+        found += json.loads(bytes(message))["entries"]
+    return found
+
+
+async def names(connection: Any, path: str, recursive: bool = False) -> list[str]:
+    return [entry["path"] for entry in await entries(connection, path, recursive)]
 
 
 @contextlib.contextmanager

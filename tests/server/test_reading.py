@@ -82,15 +82,20 @@ async def test_a_file_where_a_directory_is_due_is_told(served, files, make_conte
 async def test_the_server_s_own_directory_is_neither_listed_nor_read(served, files, make_context):
     (served / ".zcserver").mkdir()
     (served / ".zcserver" / "upload").write_bytes(b"half")
-    (served / "sub" / ".zcserver").mkdir(parents=True)
+    (served / "sub" / ".zcserver").mkdir(parents=True)  # that of another root, or of another server
+    (served / "sub" / ".zcserver" / "upload").write_bytes(b"half")
     (served / "link").symlink_to(".zcserver")
+    (served / "inner link").symlink_to("sub/.zcserver")
     async with connected(files, make_context) as connection:
-        assert await names(connection, "/", recursive=True) == ["link", "sub", "sub/.zcserver"]
-        for method, path in ((GET, "/.zcserver/upload"), (STAT, "/.zcserver"), (LIST, "/%2ezcserver")):
+        assert await names(connection, "/", recursive=True) == ["inner link", "link", "sub"]
+        assert await names(connection, "/sub") == []
+        for path in ("/.zcserver", "/%2ezcserver", "/.zcserver/upload", "/sub/.zcserver/upload"):
+            for method in (GET, STAT, LIST):
+                with refused(ErrorCode.FORBIDDEN, "the server's own"):
+                    await ask(connection, method, path)
+        for path in ("/link", "/inner link"):
             with refused(ErrorCode.FORBIDDEN, "the server's own"):
-                await ask(connection, method, path)
-        with refused(ErrorCode.FORBIDDEN, "the server's own"):
-            await names(connection, "/link")
+                await names(connection, path)
 
 
 # -- GET --------------------------------------------------------------------------------------------
@@ -493,6 +498,17 @@ async def test_files_on_a_tmpfs_are_served(make_context, tmpfs):
             assert (await get(connection, "/file"))[1] == content
             half = len(content) // 2
             assert (await get(connection, "/file", offset=half))[1] == content[half:]
+
+
+async def test_a_file_of_which_the_size_is_not_known_is_refused_not_sent_as_an_empty_one(make_context):
+    with Root("/proc/sys/kernel") as root:
+        async with connected(FileServer(root), make_context) as connection:
+            assert (await ask(connection, STAT, "/ostype"))["size"] == 0
+            for arguments in ({}, {"stable": True}, {"length": 0}):
+                with refused(NOT_A_FILE, "/ostype has content but says that its size is 0"):
+                    await get(connection, "/ostype", **arguments)
+            with refused(NOT_A_FILE, "/ostype has content"):
+                await ask(connection, DIGEST, "/ostype")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])

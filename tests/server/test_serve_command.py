@@ -13,7 +13,9 @@ import anyio
 import pytest
 
 import zcserver
-from tests.server.requests import MIB, get, names, put
+from tests.cli.test_unreadable_trees import powerless
+from tests.server.requests import MIB, get, names, put, refused
+from zcserver import ErrorCode
 from zcserver.cli.exits import ExitCode
 from zcserver.errors import ConnectionLostError
 from zcserver.file_protocol import GET, PUT
@@ -23,11 +25,12 @@ LISTENING = re.compile(r"(?:serving .* |and )at (zc\S+)")
 
 
 @contextlib.contextmanager
-def serving(*arguments, lines=1, environment=None):
+def serving(*arguments, lines=1, environment=None, preexec_fn=None):
     """The command, when it has said where it listens (``urls``); killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "zcserver.cli", "serve", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {}),
+        preexec_fn=preexec_fn,
     )  # fmt: skip
     try:
         process.announced = [process.stdout.readline() for _ in range(lines)]
@@ -187,3 +190,16 @@ def test_addresses_beyond_this_machine_come_with_a_warning(served):
     assert code == 0
     assert "can read and change" in err
     assert "no authentication" in err
+
+
+@pytest.mark.anyio
+async def test_a_folder_that_the_server_may_read_but_not_search_is_refused(tmp_path, make_context):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder").chmod(0o600)
+    with serving(tmp_path, "--port", 0, preexec_fn=powerless) as process:
+        async with zcserver.connect(port=process.port, context=make_context()) as connection:
+            with anyio.fail_after(PATIENCE), refused(ErrorCode.FORBIDDEN, "may not read /folder"):
+                await names(connection, "/folder")
+        _, _, err = ended(process, signal.SIGTERM)
+    (tmp_path / "folder").chmod(0o700)
+    assert "Traceback" not in err

@@ -1,14 +1,18 @@
 """PUT, MKDIR, RENAME, REMOVE: whole or not at all, in an order that survives a power cut, never outside."""
 
+import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
+import threading
 
 import anyio
 import pytest
 
-from tests.server.requests import MIB, ask, connected, content_of, put, refused
+from tests.server.requests import MIB, ask, connected, content_of, entries, get, put, refused
 from tests.server.test_paths import WithoutOpenat2
 from zcserver import ErrorCode, StreamResetError
 from zcserver.file_protocol import (
@@ -23,11 +27,12 @@ from zcserver.file_protocol import (
     PUT,
     REMOVE,
     RENAME,
+    STAT,
     validator_of,
 )
 from zcserver.kernel.calls import Kernel
 from zcserver.server import FileServer, Root
-from zcserver.server.disk import Disk
+from zcserver.server.disk import Disk, status_of
 
 pytestmark = pytest.mark.anyio
 DAWN = 1_600_000_000_123_456_789
@@ -79,6 +84,53 @@ async def test_a_file_that_is_replaced_keeps_its_permissions_and_nothing_else(se
     assert (served / "file").read_bytes() == b"new"
     assert stat.S_IMODE((served / "file").stat().st_mode) == 0o640
     assert (served / "other name").read_bytes() == b"the old content, which is longer"
+
+
+@pytest.mark.parametrize("time", [-(2**63), -1, 2**63, 2**64 - 1, 2**64, -(2**63) - 1])
+async def test_a_time_makes_the_round_trip_or_is_the_nearest_that_can(make_context, time):
+    told = min(max(time, -(2**63)), 2**64 - 1)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, Root(directory) as root:  # holds any time
+        async with connected(FileServer(root, writable=True), make_context) as connection:
+            await put(connection, "/file", b"content", mtime_ns=told)
+            await ask(connection, MKDIR, "/folder", mtime_ns=told)
+            for name in ("file", "folder"):
+                assert os.stat(f"{directory}/{name}").st_mtime_ns == told
+                os.utime(f"{directory}/{name}", ns=(time, time))
+                assert (await ask(connection, STAT, f"/{name}"))["mtime_ns"] == told
+            assert (await get(connection, "/file"))[0]["mtime_ns"] == told
+            assert [entry["mtime_ns"] for entry in await entries(connection, "/")] == [told, told]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("present", [True, False])
+async def test_a_directory_that_gives_its_group_to_new_files_gives_it_to_what_is_put(
+    served, make_context, allowed, present
+):
+    class OrdinaryDisk(Disk):
+        def set_group(self, fd, group):
+            if not allowed:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            super().set_group(fd, group)
+
+    groups = [4242] if os.geteuid() == 0 else [group for group in os.getgroups() if group != os.getegid()]
+    if not groups:
+        pytest.skip("this user has only one group to give")
+    (served / "sub").mkdir()
+    os.chown(served / "sub", -1, groups[0])
+    (served / "sub").chmod(0o2770)
+    if present:
+        (served / "sub" / "file").touch()
+        (served / "sub" / "file").chmod(0o660)
+    with Root(served) as root:
+        async with connected(
+            FileServer(root, writable=True, disk=OrdinaryDisk()), make_context
+        ) as connection:
+            assert await put(connection, "/sub/file", b"content") == 1
+            assert await put(connection, "/file", b"content") == 1
+    status = (served / "sub" / "file").stat()
+    assert status.st_gid == (groups[0] if allowed else os.getegid())
+    assert not present or stat.S_IMODE(status.st_mode) == 0o660
+    assert (served / "file").stat().st_gid == os.getegid()
 
 
 async def test_odd_names_are_put(served, files, make_context):
@@ -264,6 +316,34 @@ def test_a_staging_directory_that_is_a_link_is_not_used(served, tmp_path):
     with Root(served) as root, pytest.raises(OSError, match="zcserver"):
         FileServer(root, writable=True)
     assert os.listdir(tmp_path / "elsewhere") == ["precious"]
+
+
+async def test_a_staging_directory_that_somebody_removed_is_made_anew(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        under_way = await connection.open(PUT, "/under way", size=5)
+        await under_way.response()
+        shutil.rmtree(served / ".zcserver")
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(put, connection, f"/{number}", b"content")
+        await under_way.send(b"right", end=True)
+        with refused(IO_ERROR, "somebody removed or replaced the unfinished /under way"):
+            await under_way.receive()
+        with Root(served) as root, pytest.raises(BlockingIOError):  # (it is still this server's alone)
+            FileServer(root, writable=True)
+    assert content_of(served) == dict.fromkeys("0123", b"content")
+    assert staged(served) == []
+
+
+async def test_a_staging_directory_that_another_server_has_by_now_is_not_used(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        shutil.rmtree(served / ".zcserver")
+        with Root(served) as root:
+            other = FileServer(root, writable=True)
+            with refused(ErrorCode.LIMIT, "/file"):
+                await put(connection, "/file", b"content")
+            other.close()
+    assert content_of(served) == {}
 
 
 # -- the order of calls, and calls that fail -----------------------------------------------------------
@@ -463,6 +543,77 @@ async def test_a_target_is_replaced_only_if_that_is_wanted(served, files, make_c
     assert content_of(served) == {"b": b"a"}
 
 
+@pytest.mark.parametrize(("to", "directories"), [("other", 1), ("folder/other", 2)])
+async def test_of_two_names_of_one_file_the_old_one_goes(served, make_context, to, directories):
+    (served / "folder").mkdir()
+    (served / "file").write_bytes(b"content")
+    os.link(served / "file", served / to)
+    disk = RecordingDisk()
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=disk), make_context) as connection:
+            with refused(EXISTS):
+                await ask(connection, RENAME, "/file", to=f"/{to}")
+            await ask(connection, RENAME, "/file", to=f"/{to}", replace=True)
+    assert content_of(served) == {"folder": None, to: b"content"}
+    assert disk.calls == directories * ["sync directory"]
+
+
+async def test_of_two_names_that_are_both_to_go_one_stays(served, make_context):
+    """Each request finds both names there, if it is not kept from looking until the other is done."""
+    both = threading.Barrier(2)
+
+    class SlowDisk(Disk):
+        def remove(self, name, directory):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.2)  # in vain where one at a time removes, which this then costs
+            super().remove(name, directory)
+
+    async def rename(connection, path, to):
+        with contextlib.suppress(StreamResetError):
+            await ask(connection, RENAME, path, to=to, replace=True)
+
+    (served / "a").write_bytes(b"content")
+    os.link(served / "a", served / "b")
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=SlowDisk())
+        async with connected(files, make_context) as connection, anyio.create_task_group() as tasks:
+            tasks.start_soon(rename, connection, "/a", "/b")
+            tasks.start_soon(rename, connection, "/b", "/a")
+    assert list(content_of(served).values()) == [b"content"]
+
+
+async def test_a_file_that_is_renamed_to_its_own_name_stays(served, files, make_context):
+    (served / "folder").mkdir()
+    (served / "here").symlink_to(".")
+    (served / "file").touch()
+    os.link(served / "file", served / "link")
+    before = content_of(served)
+    async with connected(files, make_context) as connection:
+        for to in ("/file", "/./file", "/here/file"):
+            await ask(connection, RENAME, "/file", to=to, replace=True)
+        await ask(connection, RENAME, "/folder", to="/folder", replace=True)
+    assert content_of(served) == before
+
+
+async def test_a_name_in_another_case_is_no_second_name(served, make_context, monkeypatch):
+    class KeepingDisk(Disk):
+        def remove(self, name, directory):
+            raise AssertionError(f"{name} removed")
+
+    def found_in_any_case(name, directory):
+        return status_of(name.lower(), directory)
+
+    monkeypatch.setattr("zcserver.server.editing.status_of", found_in_any_case)
+    (served / "file").touch()
+    os.link(served / "file", served / "link")
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=KeepingDisk()), make_context) as connection:
+            with refused(ErrorCode.NOT_FOUND):  # by this file system, which tells the two apart
+                await ask(connection, RENAME, "/FILE", to="/file", replace=True)
+            await ask(connection, RENAME, "/file", to="/FILE", replace=True)
+    assert content_of(served) == {"FILE": b"", "link": b""}
+
+
 async def test_renames_that_make_no_sense_are_refused_in_words(served, files, make_context):
     (served / "folder" / "sub").mkdir(parents=True)
     (served / "empty").mkdir()
@@ -564,6 +715,60 @@ async def test_what_the_server_keeps_to_itself_is_not_removed(served, make_conte
             with refused(ErrorCode.FORBIDDEN, "served directory itself"):
                 await ask(connection, REMOVE, "/", recursive=True)
     assert content_of(served) == {"tree": None, "tree/.hidden": b""}
+
+
+# -- one root inside another ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nested(served):
+    """A server of ``served`` as /outer and of the directory ``sub`` in it as /inner."""
+    (served / "sub").mkdir()
+    with Root(served, name="outer") as outer, Root(served / "sub", name="inner") as inner:
+        yield FileServer(outer, inner, writable=True)
+
+
+async def test_uploads_to_an_inner_root_are_out_of_reach_of_the_outer_one(served, nested, make_context):
+    async with connected(nested, make_context) as connection:
+        stream = await connection.open(PUT, "/inner/file", size=5)
+        await stream.response()
+        (name,) = staged(served / "sub")
+        path = f"/outer/sub/.zcserver/{name}"
+        with refused(ErrorCode.FORBIDDEN, "the server's own"):
+            await put(connection, path, b"wrong")
+        for method, arguments in ((MKDIR, {}), (RENAME, {"to": "/outer/stolen"}), (REMOVE, {})):
+            with refused(ErrorCode.FORBIDDEN, "the server's own"):
+                await ask(connection, method, path, **arguments)
+        with refused(ErrorCode.FORBIDDEN, "the server's own"):
+            await ask(connection, REMOVE, "/outer/sub/.zcserver", recursive=True)
+        with refused(NOT_EMPTY):
+            await ask(connection, REMOVE, "/outer/sub", recursive=True)
+        await stream.send(b"right", end=True)
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        assert stream.committed == 1
+    assert content_of(served) == {"sub": None, "sub/file": b"right"}
+
+
+@pytest.mark.parametrize("meddling", ["replaced", "removed"])
+async def test_what_somebody_else_puts_in_the_place_of_an_upload_gets_no_name(
+    served, files, make_context, meddling
+):
+    (served / "file").write_bytes(b"old")
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=5)
+        await stream.response()
+        (name,) = staged(served)
+        upload = served / ".zcserver" / name
+        upload.unlink()
+        if meddling == "replaced":
+            upload.write_bytes(b"wrong")
+        await stream.send(b"right", end=True)
+        with refused(IO_ERROR, "somebody removed or replaced the unfinished /file"):
+            await stream.receive()
+        assert stream.committed == 0
+    assert content_of(served) == {"file": b"old"}
+    assert staged(served) == []
 
 
 # -- never outside ----------------------------------------------------------------------------------

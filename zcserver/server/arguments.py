@@ -1,12 +1,9 @@
 """What a request carries besides its path, checked: a peer may have put anything there."""
 
-from typing import Final
-
 from zcserver.errors import StreamResetError
 from zcserver.stream import Stream
+from zcserver_protocol.control import MAX_INTEGER
 from zcserver_protocol.errors import ErrorCode
-
-_MOST: Final = 2**63 - 1
 
 
 def number(stream: Stream, name: str, least: int = 0) -> int | None:
@@ -14,7 +11,7 @@ def number(stream: Stream, name: str, least: int = 0) -> int | None:
     value = stream.args.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INTEGER:
         raise _wrong(stream, name, f"a whole number from {least} on")
     return value
 

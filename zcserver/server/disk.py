@@ -34,6 +34,9 @@ class Disk:
     def set_mode(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
+    def set_group(self, fd: int, group: int) -> None:
+        os.fchown(fd, -1, group)
+
     def set_mtime(self, fd: int, mtime_ns: int) -> None:
         os.utime(fd, ns=(mtime_ns, mtime_ns))
 

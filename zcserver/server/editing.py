@@ -14,6 +14,7 @@ from zcserver_protocol.errors import ErrorCode
 from .disk import Disk, status_of
 from .paths import DIRECTORY, Root
 from .refusals import missing, not_a_directory, not_a_file, shown
+from .staging import Staging
 
 _INTO_ITSELF: Final = "cannot be put inside itself"
 
@@ -47,27 +48,36 @@ def _make_one(root: Root, disk: Disk, path: str) -> bool:
         return True
 
 
-def rename(root: Root, disk: Disk, path: str, to: str, replace: bool) -> None:
+def rename(root: Root, staging: Staging, path: str, to: str, replace: bool) -> None:
     """Give what is at ``path`` the name ``to``; ``replace``: also when something has it."""
+    disk = staging.disk
     with root.parent_of(path) as (source, name), root.parent_of(to) as (target, new):
-        moved = status_of(name, source)
-        if moved is None:
-            raise missing(path)
-        present = status_of(new, target)
-        if present is not None:
-            _admit_replacement(moved, present, to, replace)
-        try:
-            (disk.rename if replace else disk.rename_new)(name, source, new, target)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                raise StreamResetError(ErrorCode.REFUSED, f"{shown(path)} {_INTO_ITSELF}") from error
-            if error.errno == errno.EXDEV:
-                words = f"{shown(to)} is on another file system than {shown(path)}: copy it instead"
-                raise StreamResetError(ErrorCode.REFUSED, words) from error
-            raise
+        with staging.lock:
+            moved = status_of(name, source)
+            if moved is None:
+                raise missing(path)
+            present = status_of(new, target)
+            if present is not None:
+                _admit_replacement(moved, present, to, replace)
+            if present is not None and _are_two_links(moved, present, (source, name), (target, new)):
+                disk.remove(name, source)  # rename(2) leaves both then, and says that all went well
+            else:
+                try:
+                    (disk.rename if replace else disk.rename_new)(name, source, new, target)
+                except OSError as error:
+                    raise _not_renamed(error, path, to) from error
         disk.sync(target)
         if not os.path.samestat(os.fstat(source), os.fstat(target)):
             disk.sync(source)
+
+
+def _not_renamed(error: OSError, path: str, to: str) -> Exception:
+    if error.errno == errno.EINVAL:
+        return StreamResetError(ErrorCode.REFUSED, f"{shown(path)} {_INTO_ITSELF}")
+    if error.errno == errno.EXDEV:
+        words = f"{shown(to)} is on another file system than {shown(path)}: copy it instead"
+        return StreamResetError(ErrorCode.REFUSED, words)
+    return error
 
 
 def _admit_replacement(moved: os.stat_result, present: os.stat_result, to: str, replace: bool) -> None:
@@ -79,11 +89,24 @@ def _admit_replacement(moved: os.stat_result, present: os.stat_result, to: str, 
         raise not_a_file(to, present.st_mode)
 
 
+def _are_two_links(
+    moved: os.stat_result, present: os.stat_result, one: tuple[int, bytes], other: tuple[int, bytes]
+) -> bool:
+    """Whether two entries, (directory, name) each, are hard links of one file, and not one and the same."""
+    if not os.path.samestat(moved, present) or stat.S_ISDIR(moved.st_mode) or moved.st_nlink < 2:
+        return False
+    if not os.path.samestat(os.fstat(one[0]), os.fstat(other[0])):
+        return True
+    # Where upper and lower case are the same, a name may be found that no entry has.
+    found = os.listdir(one[0])
+    return one[1] != other[1] and all(os.fsdecode(name) in found for _, name in (one, other))
+
+
 def remove(root: Root, disk: Disk, path: str, recursive: bool) -> int:
     """Remove a file, a link itself, or a directory: an empty one, or ``recursive`` with all in it.
 
-    Returns how many entries are gone. Hidden entries of a server that does not serve them stay, and so
-    does the directory that holds them.
+    Returns how many entries are gone. Entries that the server keeps to itself stay, and so does the
+    directory that holds them.
     """
     with root.parent_of(path) as (directory, name):
         status = status_of(name, directory)
@@ -144,6 +167,6 @@ def _content(root: Root, directory: int) -> tuple[list[bytes], list[bytes]]:
     with os.scandir(directory) as entries:
         for entry in entries:
             name = os.fsencode(entry.name)
-            if root.hidden or not name.startswith(b"."):
+            if root.serves(name):
                 (folders if entry.is_dir(follow_symlinks=False) else files).append(name)
     return folders, files

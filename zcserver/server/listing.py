@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape
+from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape, mtime_of
 
 from .paths import Root
-from .refusals import words_of
+from .refusals import refusals, words_of
 from .roots import Roots
 
 # Gone or replaced since its parent was read: then it is not there. The rest is told in the listing.
@@ -54,7 +54,7 @@ class Listing:
         """The virtual directory of several roots."""
         for root in self._roots.in_order():
             name = escape(root.name)
-            yield Entry(name, "directory", mtime_ns=os.fstat(root.fd).st_mtime_ns)
+            yield Entry(name, "directory", mtime_ns=mtime_of(os.fstat(root.fd)))
             if self._recursive:
                 for entry in self._walk(root, f"/{name}", root.open_directory(f"/{name}")):
                     yield msgspec.structs.replace(entry, path=f"{name}/{entry.path}")
@@ -63,7 +63,8 @@ class Listing:
         """All entries below ``path``, open as ``top``: a directory comes right before its content."""
         # Folders are opened again from the root, so that a deep tree holds no descriptors.
         base = root.relative(path)
-        waiting = _read(root, base, b"", top)
+        with refusals(path):  # one that may be read but not searched opens, too
+            waiting = _read(root, b"", top)
         while waiting:
             found = waiting.pop()
             below = found.folder + found.name
@@ -73,7 +74,7 @@ class Listing:
                 continue
             try:
                 folder = root.open_listed(base + b"/" + below)
-                inner = _read(root, base, below + b"/", folder)
+                inner = _read(root, below + b"/", folder)
             except OSError as error:
                 if error.errno not in _VANISHED:
                     yield Entry(escape(below), "directory", error=words_of(error))
@@ -82,14 +83,14 @@ class Listing:
             waiting += inner
 
 
-def _read(root: Root, base: bytes, folder: bytes, directory: int) -> list[_Found]:
+def _read(root: Root, folder: bytes, directory: int) -> list[_Found]:
     """The served entries of an open directory, the first one last; closes the descriptor."""
     found = []
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
-                if not root.lists(base + folder, name):
+                if not root.serves(name):
                     continue
                 try:
                     found.append(_Found(folder, name, entry.stat(follow_symlinks=False)))

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from zcserver.errors import MisuseError, StreamResetError
-from zcserver.file_protocol import NOT_A_FILE, STAGING, unescape, validator_of
+from zcserver.file_protocol import NOT_A_FILE, STAGING, mtime_of, unescape, validator_of
 from zcserver.kernel.calls import (
     DEFAULT,
     RESOLVE_BENEATH,
@@ -42,6 +42,7 @@ _CALL_MISSING: Final = {errno.ENOSYS, errno.EPERM}
 # EAGAIN: a rename somewhere raced with the ".." of a symbolic link, which the kernel then cannot vouch for.
 _RACES: Final = 8
 _STAGING: Final = os.fsencode(STAGING)
+_OWN_NAME: Final = b"../" + _STAGING  # seen from an open directory: itself, if that is its name
 
 # File systems that have what they open and stat in memory once the name is cached (statfs(2), Linux magic.h):
 # ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs. Others, on a network above all, may ask somebody.
@@ -62,7 +63,7 @@ class OpenFile:
     def __init__(self, fd: int, status: os.stat_result, root: "Root", relative: bytes) -> None:
         self.fd = fd
         self.size = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.mtime_ns = mtime_of(status)
         self.validator = validator_of(status)
         self._root = root
         self._relative = relative
@@ -161,8 +162,8 @@ class Root:
             if parts[:1] != [self.name]:
                 raise missing(path)
             del parts[0]
-        if parts[:1] == [_STAGING]:
-            raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
+        if _STAGING in parts:  # at any depth: another root may lie inside this one
+            raise _own(path)
         if not self.hidden and any(part.startswith(b".") for part in parts):
             reason = f"{shown(path)}: this server keeps names that begin with a dot to itself"
             raise StreamResetError(ErrorCode.FORBIDDEN, reason)
@@ -180,6 +181,9 @@ class Root:
                     raise StreamResetError(NOT_A_FILE, f"{shown(path)} is a directory: fetch it with -r")
                 if not stat.S_ISREG(status.st_mode):
                     raise not_a_file(path, status.st_mode)
+                if not cached and not status.st_size and _has_more(fd):
+                    words = "has content but says that its size is 0 (as in /proc): it cannot be sent"
+                    raise StreamResetError(NOT_A_FILE, f"{shown(path)} {words}")
                 return OpenFile(fd, status, self, relative)
             except BaseException:
                 os.close(fd)
@@ -213,12 +217,12 @@ class Root:
                 os.close(fd)
 
     def _not_staging(self, fd: int, path: str) -> int:
-        """``fd``, unless a symbolic link has led to the directory of unfinished uploads."""
+        """``fd``, unless a symbolic link has led to a directory of unfinished uploads."""
         try:
-            staging = os.stat(_STAGING, dir_fd=self.fd, follow_symlinks=False)
+            staging = os.stat(_OWN_NAME, dir_fd=fd, follow_symlinks=False)
             if os.path.samestat(staging, os.fstat(fd)):
-                raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
-        except FileNotFoundError:
+                raise _own(path)
+        except (FileNotFoundError, PermissionError):  # (nothing is reached in what cannot be searched)
             pass
         except BaseException:
             os.close(fd)
@@ -227,11 +231,9 @@ class Root:
 
     # -- by a relative path ---------------------------------------------------------------------------
 
-    def lists(self, directory: bytes, name: bytes) -> bool:
-        """Whether the entry ``name`` of a directory belongs into its listing."""
-        if name.startswith(b"."):
-            return self.hidden and (bool(directory) or name != _STAGING)
-        return True
+    def serves(self, name: bytes) -> bool:
+        """Whether an entry of that name, in whatever directory, is there for the peer."""
+        return not name.startswith(b".") or (self.hidden and name != _STAGING)
 
     def stat(self, path: bytes, cached: bool = False) -> os.stat_result:
         """What is at a relative path, links followed as the policy says; OSError if nothing is."""
@@ -296,6 +298,18 @@ def _open_by_parts(start: int, path: bytes, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
     finally:
         os.close(directory)
+
+
+def _has_more(fd: int) -> bool:
+    """Whether an open file has content although its size is 0, in one look.
+
+    Only in a thread: file systems that have what is cached in memory (``_LOCAL``) know their sizes.
+    """
+    return bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
+
+
+def _own(path: str) -> StreamResetError:
+    return StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
 
 
 def components(path: str) -> list[bytes]:

@@ -17,11 +17,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from zcserver.errors import StreamResetError
-from zcserver.file_protocol import ALGORITHM, MISMATCH, NO_SPACE, NOT_A_FILE, STAGING, validator_of
+from zcserver.file_protocol import (
+    ALGORITHM,
+    IO_ERROR,
+    MISMATCH,
+    NO_SPACE,
+    NOT_A_FILE,
+    STAGING,
+    validator_of,
+)
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import Disk, status_of
-from .paths import Root
+from .paths import DIRECTORY, Root
 from .refusals import changed, not_a_file, refusals, shown
 
 _NAME: Final = os.fsencode(STAGING)
@@ -37,30 +45,53 @@ class Staging:
     def __init__(self, root: Root, disk: Disk) -> None:
         self.lock = threading.Lock()
         self.disk = disk
-        self.fd = -1
+        self._root = root
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(_NAME, 0o700, dir_fd=root.fd)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(_NAME, flags, dir_fd=root.fd)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._empty()
+            self.fd = _made(root)
         except OSError as error:
-            self.close()
             place = os.path.join(root.directory, STAGING)
             raise OSError(error.errno, error.strerror, place) from error
 
-    def _empty(self) -> None:
-        for name in os.listdir(self.fd):
-            try:
-                os.unlink(name, dir_fd=self.fd)
-            except IsADirectoryError:  # not ours, but in the way all the same
-                shutil.rmtree(name, dir_fd=self.fd)
+    def create(self, name: bytes) -> int:
+        """A new temporary file, open for writing; where somebody has removed the directory, in a new one."""
+        try:
+            return self.disk.create(name, self.fd)
+        except FileNotFoundError:
+            self._make_anew()
+            return self.disk.create(name, self.fd)
+
+    def _make_anew(self) -> None:
+        with self.lock:
+            present = status_of(_NAME, self._root.fd)
+            if present is not None and os.path.samestat(present, os.fstat(self.fd)):
+                return  # another upload was first
+            fd = _made(self._root)
+            # In the old one's place: uploads that were in it find at their end that they are gone.
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _made(root: Root) -> int:
+    """The staging directory, made where there is none, ours alone and empty; OSError if that fails."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(_NAME, 0o700, dir_fd=root.fd)
+    fd = os.open(_NAME, DIRECTORY | os.O_NOFOLLOW, dir_fd=root.fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in os.listdir(fd):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except IsADirectoryError:  # not ours, but in the way all the same
+                shutil.rmtree(name, dir_fd=fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +136,7 @@ class Upload:
         with self._root.parent_of(self._path) as (directory, name):
             self._admit(status_of(name, directory))
             self._check_space()
-            self._fd = self._disk.create(self._name, self._staging.fd)
+            self._fd = self._staging.create(self._name)
 
     def _check_space(self) -> None:
         room = os.fstatvfs(self._staging.fd)
@@ -147,14 +178,11 @@ class Upload:
         self._check_content()
         disk = self._disk
         with self._root.parent_of(self._path) as (directory, name):
-            present = status_of(name, directory)
-            if present is not None:
-                disk.set_mode(self._fd, present.st_mode & 0o777)
-            if self._wanted.mtime_ns is not None:
-                disk.set_mtime(self._fd, self._wanted.mtime_ns)
+            self._set_attributes(status_of(name, directory), os.fstat(directory))
             disk.sync(self._fd)
             with self._staging.lock:
                 self._admit(status_of(name, directory))
+                self._check_identity()
                 rename = disk.rename_new if self._wanted.create else disk.rename
                 try:
                     rename(self._name, self._staging.fd, name, directory)
@@ -163,6 +191,19 @@ class Upload:
             self._name = b""
             disk.sync(directory)
         self.discard()
+
+    def _set_attributes(self, present: os.stat_result | None, parent: os.stat_result) -> None:
+        """What a file in the place of ``present`` has, in the directory ``parent``."""
+        disk = self._disk
+        # The file was made in another directory, from which it may have another group. That of a directory
+        # with S_ISGID goes to what is made in it (inode(7)), if we are allowed to give it.
+        if parent.st_mode & stat.S_ISGID and os.fstat(self._fd).st_gid != parent.st_gid:
+            with contextlib.suppress(OSError):
+                disk.set_group(self._fd, parent.st_gid)
+        if present is not None:
+            disk.set_mode(self._fd, present.st_mode & 0o777)
+        if self._wanted.mtime_ns is not None:
+            disk.set_mtime(self._fd, self._wanted.mtime_ns)
 
     def _unnamed(self, error: OSError) -> Exception:
         if error.errno == errno.EXDEV:
@@ -182,6 +223,13 @@ class Upload:
                 f"{shown(self._path)}: the SHA-256 of what arrived is not the announced one: send it again"
             )
             raise StreamResetError(MISMATCH, reason)
+
+    def _check_identity(self) -> None:
+        """Refuse to give the target's name to what somebody else has put in the temporary file's place."""
+        staged = status_of(self._name, self._staging.fd)
+        if staged is None or not os.path.samestat(staged, os.fstat(self._fd)):
+            reason = f"somebody removed or replaced the unfinished {shown(self._path)} on the server's disk"
+            raise StreamResetError(IO_ERROR, f"{reason}: send it again")
 
     def discard(self) -> None:
         """Remove the temporary file, if there is one. Harmless after ``commit``."""

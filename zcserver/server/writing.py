@@ -15,6 +15,7 @@ from zcserver.errors import StreamResetError
 from zcserver.file_protocol import MISMATCH
 from zcserver.pace import Pace
 from zcserver.stream import Stream
+from zcserver_protocol.control import MIN_INTEGER
 from zcserver_protocol.errors import ErrorCode
 
 from . import arguments, editing
@@ -28,7 +29,6 @@ from .staging import Staging, Upload, Wanted
 _BATCH: Final = 2 << 20  # bytes written per thread hop: the hop costs 0.1 ms
 _BATCH_PIECES: Final = 512  # pwritev takes at most 1024
 _WRITERS: Final = 16
-_LEAST_TIME: Final = -(2**63)  # nanoseconds: there were files before 1970
 
 
 class Writer:
@@ -56,7 +56,7 @@ class Writer:
         wanted = Wanted(
             stream.path,
             await self._announced(stream),
-            arguments.number(stream, "mtime_ns", _LEAST_TIME),
+            arguments.number(stream, "mtime_ns", MIN_INTEGER),
             arguments.text(stream, "validator"),
             arguments.flag(stream, "create"),
             arguments.text(stream, "digest"),
@@ -112,7 +112,7 @@ class Writer:
 
     async def mkdir(self, stream: Stream, request: Request, pace: Pace) -> None:
         parents = arguments.flag(stream, "parents")
-        mtime_ns = arguments.number(stream, "mtime_ns", _LEAST_TIME)
+        mtime_ns = arguments.number(stream, "mtime_ns", MIN_INTEGER)
         root = self._roots.find(stream.path)
         created = await anyio.to_thread.run_sync(
             editing.make_directory, root, self._disk, stream.path, parents, mtime_ns, limiter=self._writers
@@ -130,7 +130,7 @@ class Writer:
             reason = f"{shown(to)} is in another served directory than {shown(stream.path)}: copy it instead"
             raise StreamResetError(ErrorCode.REFUSED, reason)
         await anyio.to_thread.run_sync(
-            editing.rename, root, self._disk, stream.path, to, replace, limiter=self._writers
+            editing.rename, root, self._staging[root], stream.path, to, replace, limiter=self._writers
         )
         await stream.reply()
         await stream.end()
