@@ -22,7 +22,7 @@ _READ: Final = 1 << 20
 # Pieces of these sizes are read straight into pool memory and go by reference.
 _LEAST: Final = 64 << 10
 _MOST: Final = 4 << 20
-Acquire = Callable[[int], Awaitable[Buffer]]
+Acquire = Callable[[int], Awaitable[Buffer | None]]
 
 
 def parse_form(text: str) -> int:
@@ -38,7 +38,7 @@ def parse_form(text: str) -> int:
 class Pieces:
     """``form``: LINES (each with its newline), WHOLE, AS_IT_COMES, or a size in bytes.
 
-    ``acquire`` gives pool memory; ``most`` bounds a line or the whole, in bytes.
+    ``acquire`` gives pool memory, or None when there is none now; ``most`` bounds a message, in bytes.
     """
 
     def __init__(self, fd: int, form: int, acquire: Acquire, most: int) -> None:
@@ -88,12 +88,12 @@ class Pieces:
 
     async def _piece(self, size: int) -> Buffer | bytes | None:
         self._check(size, "a piece")
-        if not _LEAST <= size <= _MOST:
+        buffer = await self._acquire(size) if _LEAST <= size <= _MOST else None
+        if buffer is None:
             content = bytearray()
             while len(content) < size and (data := await read_some(self._fd, size - len(content))):
                 content += data
             return bytes(content) or None
-        buffer = await self._acquire(size)
         filled = 0
         try:
             while filled < size and (count := await _read_into(self._fd, buffer, filled)):

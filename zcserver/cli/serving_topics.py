@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from zcserver.context import Context
 from zcserver.errors import TransferError
+from zcserver.memory import Buffer
 from zcserver.server import FileServer, Request
 from zcserver.server.totals import Totals
 from zcserver.stream import Stream
@@ -66,7 +67,11 @@ class Offer:
         assert self.topics is not None
         name = self._settings.stdin
         topic = self.topics.topic(name)
-        pieces = Pieces(self._stdin, self._settings.stdin_as, topic.acquire, topic.settings.largest)
+
+        async def acquire(nbytes: int) -> Buffer | None:
+            return topic.try_acquire(nbytes)  # nobody who holds memory makes the input wait
+
+        pieces = Pieces(self._stdin, self._settings.stdin_as, acquire, topic.settings.largest)
         count = 0
         try:
             while (piece := await pieces.next()) is not None:

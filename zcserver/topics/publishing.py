@@ -1,6 +1,5 @@
 """One publisher's stream: its messages come into the topic's memory, and each is accepted once."""
 
-import time
 from collections import deque
 from typing import Final
 
@@ -9,7 +8,7 @@ import anyio
 from zcserver.errors import MessageTooLargeError, StreamResetError
 from zcserver.memory import Buffer, BufferState
 from zcserver.stream import Message, Stream
-from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode, restamped
+from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode
 from zcserver_protocol.errors import ErrorCode
 
 from .topic import Topic
@@ -40,12 +39,7 @@ class Publishing:
         received = 0
         try:
             async for message in self.stream:
-                head, _ = decode(message.data)
-                self._check(head)
-                body = await self._payload(head) if head.kind is Kind.BODY else None
-                if not self._is_duplicate(head):
-                    await self._append(head, message, body)
-                received += 1 if body is None else 2
+                received += await self._accept(message)
                 await self.stream.commit(received)
         except MessageTooLargeError as error:
             raise StreamResetError(ErrorCode.TOO_LARGE, str(error)) from error
@@ -61,6 +55,18 @@ class Publishing:
             return None
         self._placed.append(buffer)
         return buffer.view
+
+    async def _accept(self, message: Message) -> int:
+        """Accept the message that begins with this one; return how many ZCP/1 messages it was."""
+        head, _ = decode(message.data)
+        self._check(head)
+        # Nothing here outlives the call: an idle stream must not keep its last payload.
+        content = self._content(await self._payload(head)) if head.kind is Kind.BODY else None
+        if not self._is_duplicate(head):
+            await self._append(head, message, content)
+        elif isinstance(content, Buffer):
+            content.home()
+        return 1 if head.kind is Kind.INLINE else 2
 
     async def _payload(self, head: Head) -> Message:
         try:
@@ -86,27 +92,24 @@ class Publishing:
     def _is_duplicate(self, head: Head) -> bool:
         return bool(self.publisher) and head.sequence <= self.topic.accepted.get(self.publisher, 0)
 
-    async def _append(self, head: Head, message: Message, body: Message | None) -> None:
+    async def _append(self, head: Head, message: Message, content: Buffer | memoryview | None) -> None:
         topic = self.topic
-        placed = self._sealed(body)
-        try:
-            await topic.make_room(head.length)
-            if self._superseded or topic.closed:
-                raise StreamResetError(SUPERSEDED, "this stream has ended")
-        except BaseException:
-            if placed is not None:
-                placed.home()
-            raise
-        content = placed if placed is not None else body.data if body is not None else None
-        topic.append(restamped(message.data, topic.next, head.timestamp_ns or time.time_ns()), content)
+        await topic.add(message.data, content, head.timestamp_ns, self._check_open)
         self.nbytes += head.length
         if self.publisher:
             topic.remember(topic.accepted, self.publisher, head.sequence)
 
-    def _sealed(self, body: Message | None) -> Buffer | None:
-        """The buffer that the payload landed in; None if it did not, because it is small or the pool full."""
-        if body is None or not self._placed or body.data is not self._placed[0].view:
-            return None
+    def _check_open(self) -> None:
+        if self._superseded or self.topic.closed:
+            raise StreamResetError(SUPERSEDED, "this stream has ended")
+
+    def _content(self, body: Message) -> Buffer | memoryview:
+        """What the window keeps of a payload: the buffer that it landed in, sealed, or else a copy.
+
+        Receive memory would be missing for what comes next, to whatever topic or file.
+        """
+        if not self._placed or body.data is not self._placed[0].view:
+            return memoryview(bytes(body))
         buffer = self._placed.popleft()
         buffer.seal()
         return buffer

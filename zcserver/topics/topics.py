@@ -15,6 +15,7 @@ from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, MAX_NAME, METHO
 from zcserver_protocol.errors import ErrorCode
 
 from .publishing import Publishing
+from .retention import Retention
 from .subscription import Subscription
 from .topic import Topic, TopicSettings
 
@@ -44,6 +45,7 @@ class Topics:
         self._publishable = publishable
         self._on_request = on_request
         self._topics: dict[str, Topic] = {}
+        self._retention = Retention(self._topics, context.pool, self._settings.pinned)
         self._publishings: dict[tuple[str, str], Publishing] = {}
         self._all_publishings: set[Publishing] = set()
         self.closed = False
@@ -66,7 +68,7 @@ class Topics:
                 )
             if len(self._topics) >= self._max_topics:
                 raise StreamResetError(ErrorCode.LIMIT, f"this server has {self._max_topics} topics already")
-            topic = self._topics[name] = Topic(name, self._settings, self._context)
+            topic = self._topics[name] = Topic(name, self._settings, self._context, self._retention)
         return topic
 
     async def handle(self, stream: Stream) -> None:
@@ -159,6 +161,7 @@ class Topics:
     def close(self) -> None:
         """Take nothing more, and end all streams. Idempotent."""
         self.closed = True
+        self._retention.close()
         for publishing in list(self._all_publishings):
             publishing.stream.reset(ErrorCode.CANCELLED, "the server is closing")
         for topic in self._topics.values():
