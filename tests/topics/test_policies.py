@@ -85,6 +85,29 @@ async def test_a_blocking_subscriber_that_goes_blocks_nobody(make_context):
         assert served.topics.topic("/t").next == COUNT + 1
 
 
+@pytest.mark.parametrize("lost", ["connection", "stream"])
+async def test_a_publisher_that_goes_while_it_is_made_to_wait_leaves_nothing(make_context, lost):
+    async with serving(make_context, SETTINGS) as served:
+        stopped = await stopped_subscriber(served, policy="block")
+        connection = await served.connect()
+        writer = await publisher(connection)
+        for number in range(1, 8):  # two on their way, four retained, one waits
+            await writer.send(bytes([number]) * SIZE)
+        topic = served.topics.topic("/t")
+        await until(lambda: topic._moved is not None)
+        held = served.context.pool.stats().in_flight
+        if lost == "connection":
+            connection.abort()
+        else:
+            writer.stream.reset()
+        await until(lambda: served.context.pool.stats().in_flight <= held - SIZE)
+        assert await stopped.story(6) == list(range(1, 7))
+        writer = await publisher(await served.connect())
+        await writer.send(b"from another")
+        assert await stopped.story(7) == list(range(1, 8))
+        assert len(stopped.peer.messages[stopped._stream.id]) == 6 * 2 + 1
+
+
 async def test_what_stopped_subscribers_pin_is_bounded(make_context, caplog):
     """Each stops at another place, so that each pins other messages; the one furthest behind is cut loose."""
     caplog.set_level(logging.ERROR, "zcserver")

@@ -26,15 +26,14 @@ class Publishing:
         self.publisher = publisher
         self.nbytes = 0
         self._placed: deque[Buffer] = deque()
-        self._superseded = False
 
     def supersede(self) -> None:
         """The publisher has connected again. From now on nothing of this stream is accepted."""
-        self._superseded = True
         self.stream.reset(SUPERSEDED, f"{self.publisher} publishes to {self.topic.name} by another stream")
 
     async def accept(self) -> None:
         """Accept messages until the publisher ends its side."""
+        self.stream.on_change = self.topic.wake_publishers  # it may have failed, and waits in vain
         self.stream.place_messages(self._place, max(self.topic.settings.largest, _HEADS))
         received = 0
         try:
@@ -94,14 +93,10 @@ class Publishing:
 
     async def _append(self, head: Head, message: Message, content: Buffer | memoryview | None) -> None:
         topic = self.topic
-        await topic.add(message.data, content, head.timestamp_ns, self._check_open)
+        await topic.add(message.data, content, head.timestamp_ns, self.stream.check_open)
         self.nbytes += head.length
         if self.publisher:
             topic.remember(topic.accepted, self.publisher, head.sequence)
-
-    def _check_open(self) -> None:
-        if self._superseded or self.topic.closed:
-            raise StreamResetError(SUPERSEDED, "this stream has ended")
 
     def _content(self, body: Message) -> Buffer | memoryview:
         """What the window keeps of a payload: the buffer that it landed in, sealed, or else a copy.

@@ -205,11 +205,12 @@ class Topic:
         """
         nbytes = _charge(head, body)
         try:
+            check_open()
             while not self._make_room(nbytes):
                 if self._moved is None:
                     self._moved = anyio.Event()
                 await self._moved.wait()
-            check_open()
+                check_open()
         except BaseException:
             if isinstance(body, Buffer):
                 body.home()
