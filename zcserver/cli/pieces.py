@@ -55,7 +55,7 @@ class Pieces:
         if self._form == LINES:
             return await self._line()
         if self._form == AS_IT_COMES:
-            return await read_some(self._fd, _READ) or None
+            return await read_some(self._fd, min(_READ, self._most)) or None
         if self._ended:
             return None
         if self._form == WHOLE:
@@ -65,15 +65,22 @@ class Pieces:
 
     async def _line(self) -> bytes | None:
         while not self._lines and not self._ended:
+            self._check(len(self._rest), "a line")
             data = await read_some(self._fd, _READ)
             self._ended = not data
-            *lines, last = (self._rest + data).split(b"\n")
-            self._rest = last
-            self._check(len(last), "a line")
-            self._lines = [bytes(line) + b"\n" for line in reversed(lines)]
-            if self._ended and last:
-                self._lines.insert(0, bytes(last))
-        return self._lines.pop() if self._lines else None
+            *lines, last = data.split(b"\n")
+            if lines:
+                lines[0] = bytes(self._rest) + lines[0]
+                self._rest.clear()
+                self._lines = [line + b"\n" for line in reversed(lines)]
+            self._rest += last
+            if self._ended and self._rest:
+                self._lines = [bytes(self._rest)]
+        if not self._lines:
+            return None
+        line = self._lines.pop()
+        self._check(len(line), "a line")
+        return line
 
     async def _whole(self) -> Buffer | bytes:
         status = os.fstat(self._fd)

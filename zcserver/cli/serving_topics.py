@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from zcserver.context import Context
-from zcserver.errors import TransferError
+from zcserver.errors import MisuseError, TransferError
 from zcserver.memory import Buffer
 from zcserver.server import FileServer, Request
 from zcserver.server.totals import Totals
@@ -77,7 +77,7 @@ class Offer:
             while (piece := await pieces.next()) is not None:
                 await topic.publish(piece)
                 count += 1
-        except (TransferError, OSError) as error:
+        except (TransferError, MisuseError, OSError) as error:
             print(f"zcserver: standard input: {explain(error)[0]}", file=sys.stderr, flush=True)
         messages = "1 message was" if count == 1 else f"{count} messages were"
         print(

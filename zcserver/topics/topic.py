@@ -19,7 +19,7 @@ import anyio
 from zcserver.context import MIB, Context
 from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
 from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
-from zcserver.topic_protocol import INLINE, Head, Kind, Policy, restamped
+from zcserver.topic_protocol import INLINE, MAX_NAME, Head, Kind, Policy, restamped
 
 if TYPE_CHECKING:
     from .retention import Retention
@@ -86,6 +86,11 @@ class Record:
         self.retained = True
         self.nbytes = nbytes
         self.placed_bytes = nbytes if isinstance(body, Buffer) else 0
+
+
+def is_topic(name: str) -> bool:
+    """Whether a topic may be called so."""
+    return name.startswith("/") and len(name) <= MAX_NAME and name.isprintable()
 
 
 def _charge(head: bytes | memoryview, body: Buffer | memoryview | None) -> int:

@@ -17,7 +17,7 @@ from zcserver_protocol.errors import ErrorCode
 from .publishing import Publishing
 from .retention import Retention
 from .subscription import Subscription
-from .topic import Topic, TopicSettings
+from .topic import Topic, TopicSettings, is_topic
 
 
 class Topics:
@@ -60,7 +60,7 @@ class Topics:
         """The topic of this name, which begins with a slash; StreamResetError when there are too many."""
         topic = self._topics.get(name)
         if topic is None:
-            if not (name.startswith("/") and len(name) <= MAX_NAME and name.isprintable()):
+            if not is_topic(name):
                 raise StreamResetError(
                     ErrorCode.NOT_FOUND,
                     f"{shown(name)} is no topic: a name begins with a slash, is printable and has at most "
