@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from zcserver.context import Context
@@ -40,7 +41,7 @@ class Topics:
         on_request: Callable[[Request], object] = lambda request: None,
     ) -> None:
         self._context = context
-        self._settings = settings or TopicSettings()
+        self._settings = _within(context, settings or TopicSettings())
         self._max_topics = max_topics
         self._publishable = publishable
         self._on_request = on_request
@@ -49,12 +50,6 @@ class Topics:
         self._publishings: dict[tuple[str, str], Publishing] = {}
         self._all_publishings: set[Publishing] = set()
         self.closed = False
-        limit = min(context.max_message, context.pool.size // 2)
-        if self._settings.largest > limit and self._settings.max_message:
-            raise MisuseError(
-                f"max_message ({self._settings.max_message} bytes) is over what this context can take "
-                f"({limit} bytes, the smaller of its max_message and half of its pool_size)"
-            )
 
     def topic(self, name: str) -> Topic:
         """The topic of this name, which begins with a slash; StreamResetError when there are too many."""
@@ -166,6 +161,17 @@ class Topics:
             publishing.stream.reset(ErrorCode.CANCELLED, "the server is closing")
         for topic in self._topics.values():
             topic.close()
+
+
+def _within(context: Context, settings: TopicSettings) -> TopicSettings:
+    """The settings with the largest message that the context can take, and its like at the other end."""
+    limit = min(context.max_message, context.pool.size // 2)
+    if settings.max_message > limit:
+        raise MisuseError(
+            f"max_message ({settings.max_message} bytes) is over what this context can take "
+            f"({limit} bytes, the smaller of its max_message and half of its pool_size)"
+        )
+    return replace(settings, max_message=min(settings.largest, limit))
 
 
 def _name(stream: Stream, argument: str) -> str:
