@@ -79,6 +79,8 @@ class Publishing:
     def _check(self, head: Head) -> None:
         if head.kind is Kind.MISSING:
             raise MalformedError("only messages can be published")
+        if head.kind is Kind.INLINE and head.length > INLINE:
+            raise MalformedError(f"a payload over {INLINE} bytes goes in a message of its own")
         if head.length > self.topic.settings.largest:
             raise StreamResetError(ErrorCode.TOO_LARGE, self.topic.too_large(head.length))
         last = self.topic.accepted.get(self.publisher)

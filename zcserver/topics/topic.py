@@ -37,8 +37,8 @@ class TopicSettings:
     ``retain_bytes``, ``retain_count``, ``retain_seconds``   the retention window: whichever is reached first;
                     age is looked at when something is published or somebody subscribes. It is less while
                     memory is short: all topics together keep half of the pool at most
-    ``max_message`` the largest message; by default what ``retain_bytes``, the context's ``max_message`` and half
-                    of its pool allow
+    ``max_message`` the largest message; by default what ``retain_bytes``, the context's ``max_message`` and
+                    half of its pool allow
     ``block``       subscribers may ask that the publisher wait for them
     ``in_flight``   what one subscriber may leave unacknowledged; one message always may be
     ``pinned``      what subscribers of all topics may together leave unacknowledged of what has left the
