@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -19,6 +19,7 @@ import anyio
 from zcserver.context import MIB, Context
 from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
 from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
+from zcserver.stream import as_bytes
 from zcserver.topic_protocol import INLINE, MAX_NAME, Head, Kind, Policy, restamped
 
 if TYPE_CHECKING:
@@ -169,25 +170,27 @@ class Topic:
     async def publish(self, data: Any, *, key: str = "", content_type: str = "") -> int:
         """Publish from within the server; return the sequence number.
 
-        ``data`` is a buffer of :meth:`acquire` (which is gone for you) or any bytes, which are copied.
-        Waits only if the topic allows subscribers to block. MisuseError for what is too large.
+        ``data`` is a buffer of :meth:`acquire` (which is gone for you) or contiguous memory, which is copied.
+        Waits only if the topic allows subscribers to block. MisuseError for what is too large, and once the
+        topic is closed.
         """
-        if len(data) > self.settings.largest:
-            raise MisuseError(self.too_large(len(data)))
-        inline = not isinstance(data, Buffer) and len(data) <= INLINE
-        kind = Kind.INLINE if inline else Kind.BODY
-        head = Head(kind, 0, length=len(data), key=key, content_type=content_type)
-        if inline:
-            return await self.add(head.encode(data), None)
-        return await self.add(head.encode(), self._body(data))
+        content = data if isinstance(data, Buffer) else as_bytes(data)
+        if len(content) > self.settings.largest:
+            raise MisuseError(self.too_large(len(content)))
+        head = Head(Kind.BODY, 0, length=len(content), key=key, content_type=content_type)
+        if not isinstance(content, Buffer):
+            if len(content) <= INLINE:
+                return await self.add(replace(head, kind=Kind.INLINE).encode(content), None)
+            content = self._copied(content)
+        if isinstance(content, Buffer):
+            content.seal()
+        return await self.add(head.encode(), content)
 
-    def _body(self, data: Any) -> Buffer | memoryview:
-        buffer = data if isinstance(data, Buffer) else self.try_acquire(len(data))
+    def _copied(self, data: memoryview) -> Buffer | memoryview:
+        buffer = self.try_acquire(len(data))
         if buffer is None:
             return memoryview(bytes(data))
-        if buffer is not data:
-            buffer.view[:] = data
-        buffer.seal()
+        buffer.view[:] = data
         return buffer
 
     def too_large(self, nbytes: int) -> str:
@@ -202,14 +205,16 @@ class Topic:
         head: bytes | memoryview,
         body: Buffer | memoryview | None,
         timestamp_ns: int = 0,
-        check_open: Callable[[], object] = lambda: None,
+        check_open: Callable[[], object] | None = None,
     ) -> int:
         """Publish a message behind all others, as soon as there is room for it; return its sequence number.
 
         A buffer is sealed, and gone for you whatever happens. Other memory stays in the window: it must be
-        neither pool nor receive memory. ``check_open`` raises if the message is not wanted any more.
+        neither pool nor receive memory. ``check_open`` raises when nothing more is taken: by default, once
+        the topic is closed.
         """
         nbytes = _charge(head, body)
+        check_open = check_open or self._check_open
         try:
             check_open()
             while not self._make_room(nbytes):
@@ -225,6 +230,10 @@ class Topic:
         stamped = restamped(head, sequence, timestamp_ns or time.time_ns())
         self._append(Record(sequence, stamped, body, nbytes, self._clock()))
         return sequence
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise MisuseError(f"the topic {self.name} is closed: nothing more can be published")
 
     def _append(self, record: Record) -> None:
         self._window.append(record)

@@ -64,6 +64,7 @@ class Topics:
             if len(self._topics) >= self._max_topics:
                 raise StreamResetError(ErrorCode.LIMIT, f"this server has {self._max_topics} topics already")
             topic = self._topics[name] = Topic(name, self._settings, self._context, self._retention)
+            topic.closed = self.closed
         return topic
 
     async def handle(self, stream: Stream) -> None:
