@@ -61,10 +61,10 @@ class Publishing:
         self._check(head)
         # Nothing here outlives the call: an idle stream must not keep its last payload.
         content = self._content(await self._payload(head)) if head.kind is Kind.BODY else None
-        if not self._is_duplicate(head):
+        if self._is_duplicate(head):
+            _let_go(content)
+        else:
             await self._append(head, message, content)
-        elif isinstance(content, Buffer):
-            content.home()
         return 1 if head.kind is Kind.INLINE else 2
 
     async def _payload(self, head: Head) -> Message:
@@ -95,6 +95,10 @@ class Publishing:
 
     async def _append(self, head: Head, message: Message, content: Buffer | memoryview | None) -> None:
         topic = self.topic
+        if topic.waiting_bytes and topic.waiting_bytes + head.length > topic.settings.retain_bytes:
+            _let_go(content)
+            reason = f"{topic.waiting_bytes} bytes wait for the subscribers of {topic.name}: try again"
+            raise StreamResetError(ErrorCode.CANCELLED, reason)
         await topic.add(message.data, content, head.timestamp_ns, self.stream.check_open)
         self.nbytes += head.length
         if self.publisher:
@@ -110,6 +114,11 @@ class Publishing:
         buffer = self._placed.popleft()
         buffer.seal()
         return buffer
+
+
+def _let_go(content: Buffer | memoryview | None) -> None:
+    if isinstance(content, Buffer):
+        content.home()
 
 
 def _give_back(buffer: Buffer) -> None:

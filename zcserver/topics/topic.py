@@ -120,6 +120,8 @@ class Topic:
         self.retained_bytes = 0
         self.placed_bytes = 0
         """Those of them that are memory of the pool."""
+        self.waiting_bytes = 0
+        """Of messages that wait until there is room for them."""
         self.pinned = 0
         """Bytes of messages that have left the window and are not acknowledged by all."""
         self.cut_loose = 0
@@ -217,11 +219,8 @@ class Topic:
         check_open = check_open or self._check_open
         try:
             check_open()
-            while not self._make_room(nbytes):
-                if self._moved is None:
-                    self._moved = anyio.Event()
-                await self._moved.wait()
-                check_open()
+            if not self._make_room(nbytes):
+                await self._wait_for_room(nbytes, check_open)
         except BaseException:
             if isinstance(body, Buffer):
                 body.home()
@@ -230,6 +229,17 @@ class Topic:
         stamped = restamped(head, sequence, timestamp_ns or time.time_ns())
         self._append(Record(sequence, stamped, body, nbytes, self._clock()))
         return sequence
+
+    async def _wait_for_room(self, nbytes: int, check_open: Callable[[], object]) -> None:
+        self.waiting_bytes += nbytes
+        try:
+            while not self._make_room(nbytes):
+                if self._moved is None:
+                    self._moved = anyio.Event()
+                await self._moved.wait()
+                check_open()
+        finally:
+            self.waiting_bytes -= nbytes
 
     def _check_open(self) -> None:
         if self.closed:
