@@ -6,7 +6,7 @@ from typing import Final
 import anyio
 
 from zcserver.errors import MessageTooLargeError, StreamResetError
-from zcserver.memory import Buffer, BufferState
+from zcserver.memory import Buffer
 from zcserver.stream import Message, Stream
 from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode
 from zcserver_protocol.errors import ErrorCode
@@ -38,7 +38,7 @@ class Publishing:
         received = 0
         try:
             async for message in self.stream:
-                received += await self._accept(message)
+                received += await self._take(message)
                 await self.stream.commit(received)
         except MessageTooLargeError as error:
             raise StreamResetError(ErrorCode.TOO_LARGE, str(error)) from error
@@ -46,7 +46,7 @@ class Publishing:
             raise StreamResetError(ErrorCode.REFUSED, str(error)) from error
         finally:
             while self._placed:
-                _give_back(self._placed.popleft())
+                self._placed.popleft().release()
 
     def _place(self, nbytes: int) -> memoryview | None:
         buffer = self.topic.try_acquire(nbytes)
@@ -55,7 +55,7 @@ class Publishing:
         self._placed.append(buffer)
         return buffer.view
 
-    async def _accept(self, message: Message) -> int:
+    async def _take(self, message: Message) -> int:
         """Accept the message that begins with this one; return how many ZCP/1 messages it was."""
         head, _ = decode(message.data)
         self._check(head)
@@ -119,8 +119,3 @@ class Publishing:
 def _let_go(content: Buffer | memoryview | None) -> None:
     if isinstance(content, Buffer):
         content.home()
-
-
-def _give_back(buffer: Buffer) -> None:
-    if buffer.state == BufferState.FILLING:
-        buffer.release()
