@@ -94,6 +94,21 @@ async def test_input_is_cut_into_pieces_though_others_hold_the_pool(make_context
             buffer.release()
 
 
+async def test_what_stopped_subscribers_of_all_topics_pin_is_bounded_together(make_context):
+    settings = TopicSettings(retain_count=1, in_flight=2 * MIB, pinned=3 * MIB)
+    async with serving(make_context, settings) as served:
+        topics = [served.topics.topic(name) for name in ("/a", "/b")]
+        for topic in topics:
+            await stopped_subscriber(served, topic.name)
+            (subscription,) = topic.subscriptions
+            for _ in range(2):
+                await topic.publish(bytes(MIB))
+                await until(lambda subscription=subscription, topic=topic: subscription.cursor == topic.next)
+            await topic.publish(bytes(MIB))
+        assert sum(topic.cut_loose for topic in topics) == 1
+        await until(lambda: sum(topic.pinned for topic in topics) == 2 * MIB)
+
+
 async def test_what_blocking_subscribers_still_need_stays_and_other_topics_go_on(make_context):
     settings = TopicSettings(retain_bytes=4 * MIB, in_flight=1, block=True)
     async with serving(make_context, settings, **SMALL) as served:

@@ -119,7 +119,8 @@ class Pieces:
         if nbytes > self._most:
             raise MessageTooLargeError(
                 f"{what} of {nbytes} bytes or more is over the topic's limit of {self._most} bytes: "
-                "cut it with --chunk, or have the server retain more (--retain; 64M at most count for this)"
+                "cut it by size (pub --chunk, serve --stdin-as), or have the server retain more (--retain, "
+                "of which 64M count here)"
             )
 
 
