@@ -384,7 +384,7 @@ class Stream:
 
     async def commit(self, count: int) -> None:
         """Tell the peer that this application has processed the first ``count`` messages of the stream."""
-        self._check_open()
+        self.check_open()
         self._engine.commit(self._channel, count)
 
     @property
@@ -418,7 +418,8 @@ class Stream:
         """Whether the peer has ended its side, or the stream has failed."""
         return self._inbox.ended or self._channel.error is not None
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise what ended the stream early, if anything did."""
         if self._channel.error is not None:
             raise self._channel.error.with_traceback(None)
 

@@ -141,6 +141,42 @@ def test_standard_input_of_the_server_is_a_topic(tmp_path):
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("form", "given", "published"),
+    [
+        ("lines", b"short\n" + b"x" * (600 << 10) + b"\nlost\n", b"short\n"),
+        ("lines", b"short\n" + b"x" * (600 << 10), b"short\n"),
+        ("600K", bytes(700 << 10), b""),
+        ("", b"x" * (3 * MIB), b"x" * (3 * MIB)),
+    ],
+)
+def test_input_that_cannot_be_published_does_not_end_the_server(tmp_path, form, given, published):
+    (tmp_path / "in").write_bytes(given)
+    options = ["--stdin", "log", "--retain", "512K", *(["--stdin-as", form] if form else [])]
+    with (tmp_path / "in").open() as source, serving(tmp_path, *options, stdin=source) as server:
+        said = server.process.stderr.readline()
+        if form:
+            assert "zcserver: standard input: a " in said
+            assert "over the topic's limit of 524288 bytes" in said
+            said = server.process.stderr.readline()
+        assert "standard input has ended: " in said
+        last = (
+            zcserver("sub", f"{server.url}/log", "--from", "earliest", "--count", "1", text=False).stdout
+            if published
+            else b""
+        )
+        assert published.endswith(last)
+        assert zcserver("get", f"{server.url}/in", "-o", "-", text=False).stdout == given
+        assert server.stop() == 0
+
+
+def test_a_file_is_published_in_messages_that_the_topic_takes(tmp_path, random_bytes):
+    (tmp_path / "in").write_bytes(random_bytes[: 3 * MIB])
+    with serving("--topics", "--retain", "512K") as server:
+        done = zcserver("pub", f"{server.url}/t", tmp_path / "in")
+        assert done.stderr.startswith("6 messages published, 3.0 MiB")
+
+
 def test_one_server_has_files_and_topics(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     with serving(tmp_path, "--topics", "-v", "--summary") as server:
@@ -196,6 +232,8 @@ def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
     assert "none of latest" in failing(ExitCode.USAGE, "sub", topic, "--from", "0")
     assert "--allow-block" in failing(ExitCode.FORBIDDEN, "sub", topic, "--policy", "block")[:200]
     assert "is no topic" in failing(ExitCode.NOT_FOUND, "sub", f"{hub.url}/{'x' * 300}")
+    for name in ("x" * 255, "a\tb"):
+        assert "is no topic" in failing(ExitCode.USAGE, "serve", "--stdin", name)
     line = failing(ExitCode.USAGE, "serve", "--topics", "--retain", "64M", "--pool-size", "64M")
     assert "set --pool-size to 134217728" in line
 

@@ -530,3 +530,23 @@ def test_a_size_that_came_home_is_served_from_the_same_pages_but_never_across_pr
         assert foreign.address // REGION != address // REGION
         for buffer in (again, foreign, buffers[1]):
             buffer.release()
+
+
+@pytest.mark.anyio
+async def test_what_is_only_kept_is_given_back_to_whoever_would_have_to_wait():
+    with closing(Pool(2 * REGION)) as pool:
+        kept = [acquire(pool, REGION, identity("cache")) for _ in range(2)]
+
+        def reclaim() -> bool:
+            if kept:
+                kept.pop().release()
+                return True
+            return False
+
+        pool.reclaimers.append(reclaim)
+        assert pool.try_acquire(REGION, identity(), "impatient") is None
+        (await pool.acquire(REGION, identity(), "patient", timeout=60)).release()
+        assert len(kept) == 1
+        for buffer in await pool.acquire_many([REGION, REGION], identity(), "patient", timeout=60):
+            buffer.release()
+        assert not kept

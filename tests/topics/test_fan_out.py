@@ -7,10 +7,10 @@ import pytest
 
 from tests.raw_peer import until
 from tests.topics.wire import MIB, publisher, serving, subscriber
-from zcserver import StreamResetError
+from zcserver import MisuseError, StreamResetError
 from zcserver.memory import REGION
 from zcserver.topic_protocol import HEAD_SIZE
-from zcserver.topics import TopicSettings
+from zcserver.topics import Topics, TopicSettings
 from zcserver_protocol.errors import ErrorCode
 
 pytestmark = pytest.mark.anyio
@@ -149,6 +149,20 @@ async def test_what_a_topic_cannot_take_is_refused_with_the_limit(make_context):
         await writer.stream.send(b"no head")
         with pytest.raises(StreamResetError, match="no head of a message"):
             await writer.stream.wait_committed(1)
+
+
+@pytest.mark.parametrize(
+    ("context", "largest"),
+    [({"pool_size": 320 * MIB}, 64 * MIB), ({"pool_size": 8 * MIB}, 4 * MIB), ({"max_message": MIB}, MIB)],
+)
+async def test_a_topic_takes_no_message_that_could_not_be_kept_or_received(make_context, context, largest):
+    async with serving(make_context, TopicSettings(retain_bytes=160 * MIB), **context) as served:
+        stream = await (await served.connect()).open("PUBLISH", "/t")
+        assert (await stream.response())["max_message"] == largest
+        with pytest.raises(MisuseError, match=f"{largest + 1} bytes is over the limit"):
+            await served.topics.topic("/t").publish(bytes(largest + 1))
+        with pytest.raises(MisuseError, match="what this context can take"):
+            Topics(served.context, TopicSettings(retain_bytes=160 * MIB, max_message=largest + 1))
 
 
 async def test_the_server_publishes_too_and_its_end_reaches_everybody(make_context):

@@ -6,8 +6,10 @@ import pytest
 
 from tests.raw_peer import until
 from tests.topics.wire import publisher, serving, stopped_subscriber, subscriber
+from zcserver import StreamResetError
 from zcserver.topic_protocol import TOO_SLOW, Reason
 from zcserver.topics import TopicSettings
+from zcserver_protocol.errors import ErrorCode
 
 pytestmark = pytest.mark.anyio
 SIZE = 64 * 1024
@@ -83,6 +85,54 @@ async def test_a_blocking_subscriber_that_goes_blocks_nobody(make_context):
         stopped.peer.close()
         await writer.accepted()
         assert served.topics.topic("/t").next == COUNT + 1
+
+
+async def test_only_so_much_waits_for_blocking_subscribers_as_the_topic_retains(make_context):
+    settings = TopicSettings(retain_bytes=4 * SIZE, in_flight=2 * SIZE, block=True)
+    async with serving(make_context, settings) as served:
+        topic = served.topics.topic("/t")
+        stopped = await stopped_subscriber(served, policy="block")
+        connection = await served.connect()
+        writers = [await publisher(connection) for _ in range(5)]
+        for _ in range(6):  # two on their way, four retained
+            await writers[0].send(bytes(SIZE))
+            await writers[0].accepted()
+        for waiting, writer in enumerate(writers[:4], 1):
+            await writer.send(bytes(SIZE))
+            await until(lambda waiting=waiting: topic.waiting_bytes == waiting * SIZE)
+        await writers[4].send(bytes(SIZE))
+        with pytest.raises(StreamResetError, match="try again") as caught:
+            await writers[4].accepted()
+        assert caught.value.code == ErrorCode.CANCELLED
+        assert await stopped.story(10) == list(range(1, 11))
+        again = await publisher(connection)
+        await again.send(bytes(SIZE))
+        for writer in (*writers[:4], again):
+            await writer.accepted()
+        assert topic.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("lost", ["connection", "stream"])
+async def test_a_publisher_that_goes_while_it_is_made_to_wait_leaves_nothing(make_context, lost):
+    async with serving(make_context, SETTINGS) as served:
+        stopped = await stopped_subscriber(served, policy="block")
+        connection = await served.connect()
+        writer = await publisher(connection)
+        for number in range(1, 8):  # two on their way, four retained, one waits
+            await writer.send(bytes([number]) * SIZE)
+        topic = served.topics.topic("/t")
+        await until(lambda: topic._moved is not None)
+        held = served.context.pool.stats().in_flight
+        if lost == "connection":
+            connection.abort()
+        else:
+            writer.stream.reset()
+        await until(lambda: served.context.pool.stats().in_flight <= held - SIZE)
+        assert await stopped.story(6) == list(range(1, 7))
+        writer = await publisher(await served.connect())
+        await writer.send(b"from another")
+        assert await stopped.story(7) == list(range(1, 8))
+        assert len(stopped.peer.messages[stopped._stream.id]) == 6 * 2 + 1
 
 
 async def test_what_stopped_subscribers_pin_is_bounded(make_context, caplog):

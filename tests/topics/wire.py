@@ -159,11 +159,11 @@ def _last(told: Any) -> int:
     return told if isinstance(told, int) else told[1]
 
 
-async def stopped_subscriber(served: Served, **arguments: Any) -> StoppedSubscriber:
+async def stopped_subscriber(served: Served, topic: str = "/t", **arguments: Any) -> StoppedSubscriber:
     peer = await RawPeer.connect(served.server.port)
     served.stack.callback(peer.close)
     given = {name.rstrip("_"): value for name, value in arguments.items()}
-    stream = peer.codec.open(SUBSCRIBE, "/t", given, 1 << 40)
+    stream = peer.codec.open(SUBSCRIBE, topic, given, 1 << 40)
     await peer.flush()
     await peer.read_until(lambda: any(isinstance(event, Replied) for event in peer.events))
     return StoppedSubscriber(peer, stream)

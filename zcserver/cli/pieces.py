@@ -22,7 +22,7 @@ _READ: Final = 1 << 20
 # Pieces of these sizes are read straight into pool memory and go by reference.
 _LEAST: Final = 64 << 10
 _MOST: Final = 4 << 20
-Acquire = Callable[[int], Awaitable[Buffer]]
+Acquire = Callable[[int], Awaitable[Buffer | None]]
 
 
 def parse_form(text: str) -> int:
@@ -38,7 +38,7 @@ def parse_form(text: str) -> int:
 class Pieces:
     """``form``: LINES (each with its newline), WHOLE, AS_IT_COMES, or a size in bytes.
 
-    ``acquire`` gives pool memory; ``most`` bounds a line or the whole, in bytes.
+    ``acquire`` gives pool memory, or None when there is none now; ``most`` bounds a message, in bytes.
     """
 
     def __init__(self, fd: int, form: int, acquire: Acquire, most: int) -> None:
@@ -55,7 +55,7 @@ class Pieces:
         if self._form == LINES:
             return await self._line()
         if self._form == AS_IT_COMES:
-            return await read_some(self._fd, _READ) or None
+            return await read_some(self._fd, min(_READ, self._most)) or None
         if self._ended:
             return None
         if self._form == WHOLE:
@@ -65,15 +65,22 @@ class Pieces:
 
     async def _line(self) -> bytes | None:
         while not self._lines and not self._ended:
+            self._check(len(self._rest), "a line")
             data = await read_some(self._fd, _READ)
             self._ended = not data
-            *lines, last = (self._rest + data).split(b"\n")
-            self._rest = last
-            self._check(len(last), "a line")
-            self._lines = [bytes(line) + b"\n" for line in reversed(lines)]
-            if self._ended and last:
-                self._lines.insert(0, bytes(last))
-        return self._lines.pop() if self._lines else None
+            *lines, last = data.split(b"\n")
+            if lines:
+                lines[0] = bytes(self._rest) + lines[0]
+                self._rest.clear()
+                self._lines = [line + b"\n" for line in reversed(lines)]
+            self._rest += last
+            if self._ended and self._rest:
+                self._lines = [bytes(self._rest)]
+        if not self._lines:
+            return None
+        line = self._lines.pop()
+        self._check(len(line), "a line")
+        return line
 
     async def _whole(self) -> Buffer | bytes:
         status = os.fstat(self._fd)
@@ -88,12 +95,12 @@ class Pieces:
 
     async def _piece(self, size: int) -> Buffer | bytes | None:
         self._check(size, "a piece")
-        if not _LEAST <= size <= _MOST:
+        buffer = await self._acquire(size) if _LEAST <= size <= _MOST else None
+        if buffer is None:
             content = bytearray()
             while len(content) < size and (data := await read_some(self._fd, size - len(content))):
                 content += data
             return bytes(content) or None
-        buffer = await self._acquire(size)
         filled = 0
         try:
             while filled < size and (count := await _read_into(self._fd, buffer, filled)):
@@ -112,7 +119,8 @@ class Pieces:
         if nbytes > self._most:
             raise MessageTooLargeError(
                 f"{what} of {nbytes} bytes or more is over the topic's limit of {self._most} bytes: "
-                "cut it with --chunk, or have the server retain more (--retain)"
+                "cut it by size (pub --chunk, serve --stdin-as), or have the server retain more (--retain, "
+                "of which 64M count here)"
             )
 
 

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable
 
 from zcserver.context import Context
-from zcserver.errors import TransferError
+from zcserver.errors import MisuseError, TransferError
+from zcserver.memory import Buffer
 from zcserver.server import FileServer, Request
 from zcserver.server.totals import Totals
 from zcserver.stream import Stream
@@ -66,13 +67,17 @@ class Offer:
         assert self.topics is not None
         name = self._settings.stdin
         topic = self.topics.topic(name)
-        pieces = Pieces(self._stdin, self._settings.stdin_as, topic.acquire, topic.settings.largest)
+
+        async def acquire(nbytes: int) -> Buffer | None:
+            return topic.try_acquire(nbytes)  # nobody who holds memory makes the input wait
+
+        pieces = Pieces(self._stdin, self._settings.stdin_as, acquire, topic.settings.largest)
         count = 0
         try:
             while (piece := await pieces.next()) is not None:
                 await topic.publish(piece)
                 count += 1
-        except (TransferError, OSError) as error:
+        except (TransferError, MisuseError, OSError) as error:
             print(f"zcserver: standard input: {explain(error)[0]}", file=sys.stderr, flush=True)
         messages = "1 message was" if count == 1 else f"{count} messages were"
         print(

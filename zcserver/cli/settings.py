@@ -20,6 +20,8 @@ from zcserver.listeners import EVERYWHERE
 from zcserver.server.access import LogFormat
 from zcserver.server.cgroup import affordable
 from zcserver.server.paths import LinkPolicy
+from zcserver.topic_protocol import MAX_NAME
+from zcserver.topics.topic import is_topic
 
 from .exits import CommandError, ExitCode, printable
 from .options import lanes_of, parse_lanes, parse_size
@@ -126,7 +128,11 @@ def _count(value: Any) -> int:
 
 def _topic(value: Any) -> str:
     name = _text(value)
-    return name if name.startswith("/") or not name else f"/{name}"
+    if name and not name.startswith("/"):
+        name = f"/{name}"
+    if name and not is_topic(name):
+        raise ValueError(f"{name!r} is no topic: a name is printable and has at most {MAX_NAME} characters")
+    return name
 
 
 def _form(value: Any) -> int:

@@ -63,6 +63,9 @@ class Pool:
         count = -(-size // REGION)
         self.size = count * REGION
         """Bytes in all."""
+        self.reclaimers: list[Callable[[], bool]] = []
+        """Called while a request has to wait: each gives back memory that is only kept for later, and tells
+        whether it had any."""
         self._pages = count * REGION_PAGES
         self._common = Account(COMMON, self._pages, count, stranger=False)
         limit = self.size if quarantine_limit is None else quarantine_limit
@@ -324,6 +327,8 @@ class Pool:
         served = False
         try:
             while not waiter.event.is_set():
+                if self._entitled(waiter) and any(reclaim() for reclaim in self.reclaimers):
+                    continue
                 left = deadline - anyio.current_time()
                 if left <= 0:
                     text = timed_out(waiter, timeout, self.stats(), self._entitled(waiter), self._tallies)

@@ -1,15 +1,14 @@
 """One publisher's stream: its messages come into the topic's memory, and each is accepted once."""
 
-import time
 from collections import deque
 from typing import Final
 
 import anyio
 
 from zcserver.errors import MessageTooLargeError, StreamResetError
-from zcserver.memory import Buffer, BufferState
+from zcserver.memory import Buffer
 from zcserver.stream import Message, Stream
-from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode, restamped
+from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode
 from zcserver_protocol.errors import ErrorCode
 
 from .topic import Topic
@@ -27,25 +26,19 @@ class Publishing:
         self.publisher = publisher
         self.nbytes = 0
         self._placed: deque[Buffer] = deque()
-        self._superseded = False
 
     def supersede(self) -> None:
         """The publisher has connected again. From now on nothing of this stream is accepted."""
-        self._superseded = True
         self.stream.reset(SUPERSEDED, f"{self.publisher} publishes to {self.topic.name} by another stream")
 
     async def accept(self) -> None:
         """Accept messages until the publisher ends its side."""
+        self.stream.on_change = self.topic.wake_publishers  # it may have failed, and waits in vain
         self.stream.place_messages(self._place, max(self.topic.settings.largest, _HEADS))
         received = 0
         try:
             async for message in self.stream:
-                head, _ = decode(message.data)
-                self._check(head)
-                body = await self._payload(head) if head.kind is Kind.BODY else None
-                if not self._is_duplicate(head):
-                    await self._append(head, message, body)
-                received += 1 if body is None else 2
+                received += await self._take(message)
                 await self.stream.commit(received)
         except MessageTooLargeError as error:
             raise StreamResetError(ErrorCode.TOO_LARGE, str(error)) from error
@@ -53,7 +46,7 @@ class Publishing:
             raise StreamResetError(ErrorCode.REFUSED, str(error)) from error
         finally:
             while self._placed:
-                _give_back(self._placed.popleft())
+                self._placed.popleft().release()
 
     def _place(self, nbytes: int) -> memoryview | None:
         buffer = self.topic.try_acquire(nbytes)
@@ -61,6 +54,18 @@ class Publishing:
             return None
         self._placed.append(buffer)
         return buffer.view
+
+    async def _take(self, message: Message) -> int:
+        """Accept the message that begins with this one; return how many ZCP/1 messages it was."""
+        head, _ = decode(message.data)
+        self._check(head)
+        # Nothing here outlives the call: an idle stream must not keep its last payload.
+        content = self._content(await self._payload(head)) if head.kind is Kind.BODY else None
+        if self._is_duplicate(head):
+            _let_go(content)
+        else:
+            await self._append(head, message, content)
+        return 1 if head.kind is Kind.INLINE else 2
 
     async def _payload(self, head: Head) -> Message:
         try:
@@ -74,6 +79,8 @@ class Publishing:
     def _check(self, head: Head) -> None:
         if head.kind is Kind.MISSING:
             raise MalformedError("only messages can be published")
+        if head.kind is Kind.INLINE and head.length > INLINE:
+            raise MalformedError(f"a payload over {INLINE} bytes goes in a message of its own")
         if head.length > self.topic.settings.largest:
             raise StreamResetError(ErrorCode.TOO_LARGE, self.topic.too_large(head.length))
         last = self.topic.accepted.get(self.publisher)
@@ -86,32 +93,29 @@ class Publishing:
     def _is_duplicate(self, head: Head) -> bool:
         return bool(self.publisher) and head.sequence <= self.topic.accepted.get(self.publisher, 0)
 
-    async def _append(self, head: Head, message: Message, body: Message | None) -> None:
+    async def _append(self, head: Head, message: Message, content: Buffer | memoryview | None) -> None:
         topic = self.topic
-        placed = self._sealed(body)
-        try:
-            await topic.make_room(head.length)
-            if self._superseded or topic.closed:
-                raise StreamResetError(SUPERSEDED, "this stream has ended")
-        except BaseException:
-            if placed is not None:
-                placed.home()
-            raise
-        content = placed if placed is not None else body.data if body is not None else None
-        topic.append(restamped(message.data, topic.next, head.timestamp_ns or time.time_ns()), content)
+        if topic.waiting_bytes and topic.waiting_bytes + head.length > topic.settings.retain_bytes:
+            _let_go(content)
+            reason = f"{topic.waiting_bytes} bytes wait for the subscribers of {topic.name}: try again"
+            raise StreamResetError(ErrorCode.CANCELLED, reason)
+        await topic.add(message.data, content, head.timestamp_ns, self.stream.check_open)
         self.nbytes += head.length
         if self.publisher:
             topic.remember(topic.accepted, self.publisher, head.sequence)
 
-    def _sealed(self, body: Message | None) -> Buffer | None:
-        """The buffer that the payload landed in; None if it did not, because it is small or the pool full."""
-        if body is None or not self._placed or body.data is not self._placed[0].view:
-            return None
+    def _content(self, body: Message) -> Buffer | memoryview:
+        """What the window keeps of a payload: the buffer that it landed in, sealed, or else a copy.
+
+        Receive memory would be missing for what comes next, to whatever topic or file.
+        """
+        if not self._placed or body.data is not self._placed[0].view:
+            return memoryview(bytes(body))
         buffer = self._placed.popleft()
         buffer.seal()
         return buffer
 
 
-def _give_back(buffer: Buffer) -> None:
-    if buffer.state == BufferState.FILLING:
-        buffer.release()
+def _let_go(content: Buffer | memoryview | None) -> None:
+    if isinstance(content, Buffer):
+        content.home()

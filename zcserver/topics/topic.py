@@ -19,9 +19,11 @@ import anyio
 from zcserver.context import MIB, Context
 from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
 from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
-from zcserver.topic_protocol import INLINE, Head, Kind, Policy
+from zcserver.stream import as_bytes
+from zcserver.topic_protocol import INLINE, MAX_NAME, Head, Kind, Policy, restamped
 
 if TYPE_CHECKING:
+    from .retention import Retention
     from .subscription import Subscription
 
 _log = logging.getLogger("zcserver")
@@ -34,12 +36,14 @@ class TopicSettings:
     """What a topic keeps and allows. Sizes are bytes.
 
     ``retain_bytes``, ``retain_count``, ``retain_seconds``   the retention window: whichever is reached first;
-                    age is looked at when something is published or somebody subscribes
-    ``max_message`` the largest message; at most ``retain_bytes``, which is the default
+                    age is looked at when something is published or somebody subscribes. It is less while
+                    memory is short: all topics together keep half of the pool at most
+    ``max_message`` the largest message; by default what ``retain_bytes``, the context's ``max_message`` and
+                    half of its pool allow
     ``block``       subscribers may ask that the publisher wait for them
     ``in_flight``   what one subscriber may leave unacknowledged; one message always may be
-    ``pinned``      what subscribers may together leave unacknowledged of messages that have left the window;
-                    past that, the connection of the one that is furthest behind is cut loose
+    ``pinned``      what subscribers of all topics may together leave unacknowledged of what has left the
+                    windows; past that, the connection of the one that is furthest behind is cut loose
     """
 
     retain_bytes: int = 16 * MIB
@@ -67,24 +71,33 @@ class TopicSettings:
 class Record:
     """One message of a topic. ``head`` is its first ZCP/1 message, ``body`` the second if it has one.
 
-    ``nbytes`` is the memory it takes; ``readers`` counts subscriptions that have not acknowledged it yet.
+    ``nbytes`` is the memory it takes, ``placed_bytes`` that of the pool; ``readers`` counts subscriptions
+    that have not acknowledged it yet.
     """
 
-    __slots__ = ("body", "head", "nbytes", "readers", "retained", "sequence", "time")
+    __slots__ = ("body", "head", "nbytes", "placed_bytes", "readers", "retained", "sequence", "time")
 
-    def __init__(self, sequence: int, head: bytes, body: Buffer | memoryview | None, now: float) -> None:
+    def __init__(
+        self, sequence: int, head: bytes, body: Buffer | memoryview | None, nbytes: int, now: float
+    ) -> None:
         self.sequence = sequence
         self.head = head
         self.body = body
         self.time = now
         self.readers = 0
         self.retained = True
-        self.nbytes = len(head) if body is None else _charge(len(body))
+        self.nbytes = nbytes
+        self.placed_bytes = nbytes if isinstance(body, Buffer) else 0
 
 
-def _charge(nbytes: int) -> int:
-    """What a payload of so many bytes takes."""
-    return nbytes if nbytes <= INLINE else -(-nbytes // PAGE) * PAGE
+def is_topic(name: str) -> bool:
+    """Whether a topic may be called so."""
+    return name.startswith("/") and len(name) <= MAX_NAME and name.isprintable()
+
+
+def _charge(head: bytes | memoryview, body: Buffer | memoryview | None) -> int:
+    """What a message takes, in bytes. The head of a body is not worth counting."""
+    return len(head) if body is None else -(-len(body) // PAGE) * PAGE
 
 
 class Topic:
@@ -95,6 +108,7 @@ class Topic:
         name: str,
         settings: TopicSettings,
         context: Context,
+        retention: "Retention",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -104,6 +118,10 @@ class Topic:
         self.principal = Principal(f"topic {name}", PrincipalKind.IDENTITY)
         self.next = 1
         self.retained_bytes = 0
+        self.placed_bytes = 0
+        """Those of them that are memory of the pool."""
+        self.waiting_bytes = 0
+        """Of messages that wait until there is room for them."""
         self.pinned = 0
         """Bytes of messages that have left the window and are not acknowledged by all."""
         self.cut_loose = 0
@@ -117,6 +135,7 @@ class Topic:
         """By subscriber's name: the last sequence number that it has committed."""
         self.closed = False
         self._context = context
+        self._retention = retention
         self._clock = clock
         self._window: deque[Record] = deque()
         self._moved: anyio.Event | None = None
@@ -133,12 +152,15 @@ class Topic:
     # -- publishing ----------------------------------------------------------------------------------
 
     def try_acquire(self, nbytes: int) -> Buffer | None:
-        """A buffer for a message's payload, or None when the pool has no room for it now."""
-        context = self._context
-        try:
-            return context.pool.try_acquire(nbytes, self.principal, self.principal.name, context.by_reference)
-        except RequestTooLargeError:
-            return None
+        """A buffer for a message's payload; None when the pool has no room, whatever retained messages go."""
+        context, whose = self._context, (self.principal, self.principal.name)
+        while True:
+            try:
+                buffer = context.pool.try_acquire(nbytes, *whose, context.by_reference)
+            except RequestTooLargeError:
+                return None
+            if buffer is not None or not self._retention.reclaim():
+                return buffer
 
     async def acquire(self, nbytes: int) -> Buffer:
         """A buffer for a message's payload; waits for memory to come home. As :meth:`Connection.acquire`."""
@@ -150,36 +172,26 @@ class Topic:
     async def publish(self, data: Any, *, key: str = "", content_type: str = "") -> int:
         """Publish from within the server; return the sequence number.
 
-        ``data`` is a buffer of :meth:`acquire` (which is gone for you) or any bytes, which are copied.
-        Waits only if the topic allows subscribers to block. MisuseError for what is too large.
+        ``data`` is a buffer of :meth:`acquire` (which is gone for you) or contiguous memory, which is copied.
+        Waits only if the topic allows subscribers to block. MisuseError for what is too large, and once the
+        topic is closed.
         """
-        if len(data) > self.settings.largest:
-            raise MisuseError(self.too_large(len(data)))
-        inline = not isinstance(data, Buffer) and len(data) <= INLINE
-        head = Head(
-            Kind.INLINE if inline else Kind.BODY,
-            self.next,
-            time.time_ns(),
-            len(data),
-            key=key,
-            content_type=content_type,
-        )
-        body: Buffer | None = None
-        if not inline:
-            body = data if isinstance(data, Buffer) else await self._filled(data)
-            body.seal()
-        try:
-            await self.make_room(len(data))
-        except BaseException:
-            if body is not None:
-                body.home()
-            raise
-        sequence = self.next
-        self.append(replace(head, sequence=sequence).encode(data if inline else b""), body)
-        return sequence
+        content = data if isinstance(data, Buffer) else as_bytes(data)
+        if len(content) > self.settings.largest:
+            raise MisuseError(self.too_large(len(content)))
+        head = Head(Kind.BODY, 0, length=len(content), key=key, content_type=content_type)
+        if not isinstance(content, Buffer):
+            if len(content) <= INLINE:
+                return await self.add(replace(head, kind=Kind.INLINE).encode(content), None)
+            content = self._copied(content)
+        if isinstance(content, Buffer):
+            content.seal()
+        return await self.add(head.encode(), content)
 
-    async def _filled(self, data: Any) -> Buffer:
-        buffer = await self.acquire(len(data))
+    def _copied(self, data: memoryview) -> Buffer | memoryview:
+        buffer = self.try_acquire(len(data))
+        if buffer is None:
+            return memoryview(bytes(data))
         buffer.view[:] = data
         return buffer
 
@@ -190,25 +202,65 @@ class Topic:
             f"({self.settings.largest} bytes): send less at a time, or have the server retain more"
         )
 
-    async def make_room(self, nbytes: int) -> None:
-        """Let go of the oldest messages; wait for those that blocking subscribers still have to get."""
-        nbytes = _charge(nbytes)
-        while not self._make_room(nbytes):
-            if self._moved is None:
-                self._moved = anyio.Event()
-            await self._moved.wait()
+    async def add(
+        self,
+        head: bytes | memoryview,
+        body: Buffer | memoryview | None,
+        timestamp_ns: int = 0,
+        check_open: Callable[[], object] | None = None,
+    ) -> int:
+        """Publish a message behind all others, as soon as there is room for it; return its sequence number.
 
-    def append(self, head: bytes, body: Buffer | memoryview | None) -> None:
-        """Publish a message that bears the number ``next``, after :meth:`make_room`. A buffer is sealed."""
-        record = Record(self.next, head, body, self._clock())
+        A buffer is sealed, and gone for you whatever happens. Other memory stays in the window: it must be
+        neither pool nor receive memory. ``check_open`` raises when nothing more is taken: by default, once
+        the topic is closed.
+        """
+        nbytes = _charge(head, body)
+        check_open = check_open or self._check_open
+        try:
+            check_open()
+            if not self._make_room(nbytes):
+                await self._wait_for_room(nbytes, check_open)
+        except BaseException:
+            if isinstance(body, Buffer):
+                body.home()
+            raise
+        sequence = self.next
+        stamped = restamped(head, sequence, timestamp_ns or time.time_ns())
+        self._append(Record(sequence, stamped, body, nbytes, self._clock()))
+        return sequence
+
+    async def _wait_for_room(self, nbytes: int, check_open: Callable[[], object]) -> None:
+        self.waiting_bytes += nbytes
+        try:
+            while not self._make_room(nbytes):
+                if self._moved is None:
+                    self._moved = anyio.Event()
+                await self._moved.wait()
+                check_open()
+        finally:
+            self.waiting_bytes -= nbytes
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise MisuseError(f"the topic {self.name} is closed: nothing more can be published")
+
+    def _append(self, record: Record) -> None:
         self._window.append(record)
         self.retained_bytes += record.nbytes
+        self.placed_bytes += record.placed_bytes
         self.next += 1
         for subscription in self.subscriptions:
             subscription.wake()
+        self._retention.cut_loose()
 
     def moved(self) -> None:
         """A subscriber has got further, or has gone: publishers may have waited for that."""
+        self.wake_publishers()
+        self._retention.moved()
+
+    def wake_publishers(self) -> None:
+        """There may be room by now."""
         moved, self._moved = self._moved, None
         if moved is not None:
             moved.set()
@@ -217,32 +269,33 @@ class Topic:
 
     def expire(self) -> None:
         """Let go of what is too old."""
-        self._make_room(0)
+        oldest = self._clock() - self.settings.retain_seconds
+        while self._window and self._window[0].time < oldest and self.evict():
+            pass
 
     def _make_room(self, nbytes: int) -> bool:
         settings, window = self.settings, self._window
-        count = settings.retain_count - (1 if nbytes else 0)
-        oldest = self._clock() - settings.retain_seconds
-        floor = self._floor()
+        self.expire()
         while window and (
-            self.retained_bytes + nbytes > settings.retain_bytes
-            or len(window) > count
-            or window[0].time < oldest
+            self.retained_bytes + nbytes > settings.retain_bytes or len(window) >= settings.retain_count
         ):
-            if window[0].sequence >= floor:
-                return window[0].time < oldest and not nbytes
-            self._evict()
-        return True
+            if not self.evict():
+                return False
+        return self._retention.make_room(self, nbytes)
 
     def _floor(self) -> float:
         """The lowest sequence number that a blocking subscriber still has to get."""
         waited_for = (each.needed for each in self.subscriptions if each.policy is Policy.BLOCK)
         return min(waited_for, default=inf)
 
-    def _evict(self) -> None:
+    def evict(self) -> bool:
+        """Let go of the oldest message; False when there is none, or blocking subscribers still need it."""
+        if not self._window or self._window[0].sequence >= self._floor():
+            return False
         record = self._window.popleft()
         record.retained = False
         self.retained_bytes -= record.nbytes
+        self.placed_bytes -= record.placed_bytes
         if record.readers:
             self.pinned += record.nbytes
         if isinstance(record.body, Buffer):
@@ -251,8 +304,7 @@ class Topic:
         for subscription in self.subscriptions:
             if subscription.cursor <= record.sequence and subscription.policy is Policy.DISCONNECT:
                 subscription.wake()
-        while self.pinned > self.settings.pinned and self._cut_loose():
-            pass
+        return True
 
     def released(self, record: Record) -> None:
         """One subscription has acknowledged the message, or never will."""
@@ -260,7 +312,7 @@ class Topic:
         if not record.readers and not record.retained:
             self.pinned -= record.nbytes
 
-    def _cut_loose(self) -> bool:
+    def end_slowest(self, limit: int) -> bool:
         """End the connection that holds the oldest message: only then may its pages be cut loose."""
         holding = [each for each in self.holders if each.oldest < self.first]
         worst = min(holding, key=lambda each: each.oldest, default=None)
@@ -268,7 +320,7 @@ class Topic:
             return False
         words = (
             f"{worst.stream.connection.name} does not take what it was sent of the topic {self.name}: "
-            f"{self.pinned} bytes that have left the window are held, the limit is {self.settings.pinned}"
+            f"{self.pinned} bytes that have left the window are held, the limit is {limit} for all topics"
         )
         _log.warning("cut loose: %s", words)
         self.cut_loose += 1
@@ -301,6 +353,6 @@ class Topic:
             self._let_go()
 
     def _let_go(self) -> None:
-        while self._window:
-            self._evict()
+        while self.evict():
+            pass
         self._context.pool.retire(self.principal)

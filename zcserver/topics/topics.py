@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from zcserver.context import Context
@@ -15,8 +16,9 @@ from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, MAX_NAME, METHO
 from zcserver_protocol.errors import ErrorCode
 
 from .publishing import Publishing
+from .retention import Retention
 from .subscription import Subscription
-from .topic import Topic, TopicSettings
+from .topic import Topic, TopicSettings, is_topic
 
 
 class Topics:
@@ -39,26 +41,21 @@ class Topics:
         on_request: Callable[[Request], object] = lambda request: None,
     ) -> None:
         self._context = context
-        self._settings = settings or TopicSettings()
+        self._settings = _within(context, settings or TopicSettings())
         self._max_topics = max_topics
         self._publishable = publishable
         self._on_request = on_request
         self._topics: dict[str, Topic] = {}
+        self._retention = Retention(self._topics, context.pool, self._settings.pinned)
         self._publishings: dict[tuple[str, str], Publishing] = {}
         self._all_publishings: set[Publishing] = set()
         self.closed = False
-        limit = min(context.max_message, context.pool.size // 2)
-        if self._settings.largest > limit and self._settings.max_message:
-            raise MisuseError(
-                f"max_message ({self._settings.max_message} bytes) is over what this context can take "
-                f"({limit} bytes, the smaller of its max_message and half of its pool_size)"
-            )
 
     def topic(self, name: str) -> Topic:
         """The topic of this name, which begins with a slash; StreamResetError when there are too many."""
         topic = self._topics.get(name)
         if topic is None:
-            if not (name.startswith("/") and len(name) <= MAX_NAME and name.isprintable()):
+            if not is_topic(name):
                 raise StreamResetError(
                     ErrorCode.NOT_FOUND,
                     f"{shown(name)} is no topic: a name begins with a slash, is printable and has at most "
@@ -66,7 +63,8 @@ class Topics:
                 )
             if len(self._topics) >= self._max_topics:
                 raise StreamResetError(ErrorCode.LIMIT, f"this server has {self._max_topics} topics already")
-            topic = self._topics[name] = Topic(name, self._settings, self._context)
+            topic = self._topics[name] = Topic(name, self._settings, self._context, self._retention)
+            topic.closed = self.closed
         return topic
 
     async def handle(self, stream: Stream) -> None:
@@ -159,10 +157,22 @@ class Topics:
     def close(self) -> None:
         """Take nothing more, and end all streams. Idempotent."""
         self.closed = True
+        self._retention.close()
         for publishing in list(self._all_publishings):
             publishing.stream.reset(ErrorCode.CANCELLED, "the server is closing")
         for topic in self._topics.values():
             topic.close()
+
+
+def _within(context: Context, settings: TopicSettings) -> TopicSettings:
+    """The settings with the largest message that the context can take, and its like at the other end."""
+    limit = min(context.max_message, context.pool.size // 2)
+    if settings.max_message > limit:
+        raise MisuseError(
+            f"max_message ({settings.max_message} bytes) is over what this context can take "
+            f"({limit} bytes, the smaller of its max_message and half of its pool_size)"
+        )
+    return replace(settings, max_message=min(settings.largest, limit))
 
 
 def _name(stream: Stream, argument: str) -> str:

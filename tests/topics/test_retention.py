@@ -1,0 +1,128 @@
+"""What topics retain stops nobody: it goes when there is no room, the topic that keeps most first."""
+
+import os
+from contextlib import closing
+
+import pytest
+
+from tests.raw_peer import until
+from tests.topics.wire import MIB, publisher, serving, stopped_subscriber, subscriber
+from zcserver.cli.pieces import Pieces
+from zcserver.memory import REGION
+from zcserver.topics import TopicSettings
+
+pytestmark = pytest.mark.anyio
+SMALL = {"pool_size": 8 * MIB, "receive_memory": 16 * MIB}
+
+
+async def kept(connection, topic):
+    """The sequence numbers that a topic retains."""
+    reader = await subscriber(connection, topic=topic, from_="earliest")
+    return reader.reply["first"], reader.reply["next"] - 1
+
+
+async def test_more_topics_than_the_memory_can_keep_take_and_give_messages(make_context):
+    async with serving(make_context, TopicSettings(retain_bytes=2 * MIB), **SMALL) as served:
+        connection = await served.connect()
+        for number in range(12):
+            writer = await publisher(connection, f"/t{number}")
+            reader = await subscriber(connection, f"/t{number}")
+            for sequence in range(1, 4):
+                await writer.send(bytes([sequence]) * MIB)
+                await writer.accepted()
+                assert await reader.take(1) == [(sequence, bytes([sequence]) * MIB)]
+        assert await kept(connection, "/t11") == (2, 3)
+        others = [await kept(connection, f"/t{number}") for number in range(11)]
+        assert sum(last - first + 1 for first, last in others) == 2  # of 4 MiB, half of the pool
+
+
+async def test_topics_that_keep_little_do_not_keep_the_regions_from_others(make_context):
+    async with serving(make_context, **SMALL) as served:
+        for number in range(8):
+            await served.topics.topic(f"/t{number}").publish(bytes(20_000))
+        connection = await served.connect()
+        writer = await publisher(connection)
+        await writer.send(bytes(MIB))
+        await writer.accepted()
+        if served.context.by_reference:
+            assert served.context.pool.stats().regions_by_principal["topic /t"] == 1
+
+
+async def test_whoever_waits_for_memory_gets_what_topics_retain(make_context):
+    async with serving(make_context, **SMALL) as served:
+        for number in range(4):
+            await served.topics.topic(f"/t{number}").publish(bytes(MIB))
+        connection = await served.connect()
+        await subscriber(connection)
+        (theirs,) = served.server.connections
+        for buffer in await theirs.acquire_many([MIB] * 6):
+            buffer.release()
+        (await served.topics.topic("/log").acquire(4 * MIB)).release()
+
+
+async def test_messages_that_find_no_room_in_the_pool_do_not_use_up_receive_memory(make_context):
+    async with serving(make_context, TopicSettings(retain_bytes=4 * MIB), **SMALL) as served:
+        hog = served.topics.topic("/hog")
+        held = [hog.try_acquire(REGION) for _ in range(4)]
+        connection = await served.connect()
+        writer = await publisher(connection)
+        for _ in range(8):
+            await writer.send(bytes(MIB))
+            await writer.accepted()
+        assert await hog.publish(bytes(MIB)) == 1
+        assert await kept(connection, "/t") == (6, 8)
+        memory = served.context.receive_memory
+        await until(lambda: memory.used == memory.promised)
+        for buffer in held:
+            buffer.release()
+
+
+async def test_input_is_cut_into_pieces_though_others_hold_the_pool(make_context):
+    async with serving(make_context, **SMALL) as served:
+        topic = served.topics.topic("/t")
+        held = [topic.try_acquire(REGION) for _ in range(4)]
+
+        async def acquire(nbytes):
+            return topic.try_acquire(nbytes)
+
+        receiving, sending = os.pipe()
+        with closing(os.fdopen(receiving)), closing(os.fdopen(sending, "wb", buffering=0)) as writer:
+            writer.write(bytes(64 << 10))
+            piece = await Pieces(receiving, 64 << 10, acquire, MIB).next()
+        assert piece == bytes(64 << 10)
+        for buffer in held:
+            buffer.release()
+
+
+async def test_what_stopped_subscribers_of_all_topics_pin_is_bounded_together(make_context):
+    settings = TopicSettings(retain_count=1, in_flight=2 * MIB, pinned=3 * MIB)
+    async with serving(make_context, settings) as served:
+        topics = [served.topics.topic(name) for name in ("/a", "/b")]
+        for topic in topics:
+            await stopped_subscriber(served, topic.name)
+            (subscription,) = topic.subscriptions
+            for _ in range(2):
+                await topic.publish(bytes(MIB))
+                await until(lambda subscription=subscription, topic=topic: subscription.cursor == topic.next)
+            await topic.publish(bytes(MIB))
+        assert sum(topic.cut_loose for topic in topics) == 1
+        await until(lambda: sum(topic.pinned for topic in topics) == 2 * MIB)
+
+
+async def test_what_blocking_subscribers_still_need_stays_and_other_topics_go_on(make_context):
+    settings = TopicSettings(retain_bytes=4 * MIB, in_flight=1, block=True)
+    async with serving(make_context, settings, **SMALL) as served:
+        topic = served.topics.topic("/t")
+        stopped = await stopped_subscriber(served, policy="block")
+        connection = await served.connect()
+        writer = await publisher(connection)
+        for number in range(1, 7):  # one on its way, four retained, one waits
+            await writer.send(bytes([number]) * MIB)
+        await until(lambda: topic._moved is not None)
+        other = await publisher(connection, "/other")
+        for number in range(1, 6):
+            await other.send(bytes([number]) * MIB)
+            await other.accepted()
+        assert await kept(connection, "/other") == (5, 5)
+        assert await stopped.story(6) == list(range(1, 7))
+        await writer.accepted()
