@@ -133,8 +133,8 @@ def _sync(
     """Make the directory DST like SRC: transfer what is new or changed, keep times.
 
     One of them is a URL. Files of equal size and modification time are taken for equal. What is excluded,
-    or not included, is neither transferred nor removed. A symbolic link that lies in DST where a file or
-    directory is due is an error; with --delete it is replaced.
+    or not included, is neither transferred nor removed. Something else that lies in DST where a file or
+    directory is due, a symbolic link say, is an error; with --delete it is replaced.
 
     \b
     Examples:

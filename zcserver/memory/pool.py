@@ -64,8 +64,8 @@ class Pool:
         self.size = count * REGION
         """Bytes in all."""
         self.reclaimers: list[Callable[[], bool]] = []
-        """Called while a request has to wait: each gives back memory that is only kept for later, and tells
-        whether it had any."""
+        """Called when a request has waited in vain: each gives back memory that is only kept for later, and
+        tells whether it had any."""
         self._pages = count * REGION_PAGES
         self._common = Account(COMMON, self._pages, count, stranger=False)
         limit = self.size if quarantine_limit is None else quarantine_limit
@@ -324,12 +324,13 @@ class Pool:
         deadline = anyio.current_time() + timeout
         self._queue.add(waiter, tried=self._entitled(waiter))
         waiter.account.waiting += 1
-        served = False
+        waited = served = False
         try:
             while not waiter.event.is_set():
-                if self._entitled(waiter) and any(reclaim() for reclaim in self.reclaimers):
-                    continue
                 left = deadline - anyio.current_time()
+                # Not at once: most often what is in flight comes home first, and nothing kept need go for it.
+                if (waited or left <= 0) and self._entitled(waiter) and self._reclaim():
+                    continue
                 if left <= 0:
                     text = timed_out(waiter, timeout, self.stats(), self._entitled(waiter), self._tallies)
                     raise PoolTimeoutError(text)
@@ -337,6 +338,7 @@ class Pool:
                 until = self._quarantine.next_end() - self._clock()
                 with anyio.move_on_after(max(0.001, min(left, until, ROUND))):
                     await waiter.event.wait()
+                waited = True
                 if self._closed:
                     raise MisuseError("the pool was closed while this request waited; close it last")
                 if self._returned or self._quarantine.next_end() <= self._clock():
@@ -347,6 +349,9 @@ class Pool:
             waiter.account.waiting -= 1
             if not served:
                 self._give_up(waiter)
+
+    def _reclaim(self) -> bool:
+        return any(reclaim() for reclaim in self.reclaimers)
 
     def _give_up(self, waiter: Waiter) -> None:
         """The request failed or was cancelled, perhaps just after it was granted: others come next."""
