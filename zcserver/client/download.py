@@ -225,6 +225,7 @@ async def pour(
         raise VerificationError(f"{stream.path}: {arrived} bytes came, {size} were announced: fetch it again")
     if batch:
         await write(batch)
+        await pace.spend(batched)
 
 
 def bytes_of(memory: Any) -> memoryview:

@@ -147,8 +147,7 @@ async def _send(
         under_way = completion, nbytes
         position += nbytes
         left -= nbytes
-        if left:
-            await pace.spend(nbytes)
+        await pace.spend(nbytes)  # for the last piece, too: many small files have no other
     await _gone(under_way, path, progress)
     try:
         file.check()
