@@ -24,6 +24,7 @@ _HOPELESS_HERE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, 
 _HOPELESS_THERE: Final = {NO_SPACE, READ_ONLY}
 # A listing has only the system's words for it.
 _FORBIDDEN: Final = {os.strerror(number) for number in (errno.EACCES, errno.EPERM)}
+_WHAT: Final = {"link": "a symbolic link", "directory": "a directory", "file": "a file"}
 Job = TypeVar("Job")
 
 
@@ -75,6 +76,16 @@ async def workers(
                 tasks.start_soon(work_off, receiver.clone())
         async with sender:
             yield sender, tasks.cancel_scope
+
+
+def in_the_way(kind: str) -> str:
+    """The words for something that a file or folder would have to replace."""
+    return f"is {_WHAT.get(kind, 'a special file')}: remove it, or sync with --delete"
+
+
+def holding(path: str) -> str:
+    """The words for a folder that would be replaced if ``path`` were not in it."""
+    return f"is a directory with {path} in it, which is left out: remove it yourself"
 
 
 def unlisted(name: str, entry: Entry) -> StreamResetError:
