@@ -15,9 +15,8 @@ from zcserver.stream import Stream
 
 from .download import bytes_of, expect_end, fill
 from .progress import VerificationError
-from .request import ask, number, reply_of, request, text
+from .request import ask, modified, number, reply_of, request, text
 
-_EARLIEST: Final = -(2**63)
 _CHUNK: Final = 1 << 20
 
 
@@ -43,7 +42,7 @@ class RemoteFile:
     async def __aenter__(self) -> Self:
         reply = await ask(self._connection, STAT, self._path)
         self.size = number(reply, "size")
-        self.mtime_ns = number(reply, "mtime_ns", least=_EARLIEST)
+        self.mtime_ns = modified(reply)
         self.validator = text(reply, "validator")
         return self
 

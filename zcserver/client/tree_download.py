@@ -246,4 +246,8 @@ class TreeDownload:
             with noting(self._report, str(path), self._scope):
                 through = folder == _TOP
                 if os.stat(path, follow_symlinks=through).st_mtime_ns != mtime_ns:
-                    os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=through)
+                    try:
+                        os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=through)
+                    except OverflowError:
+                        words = f"cannot have the server's time, {mtime_ns} ns"
+                        raise OSError(errno.EOVERFLOW, words, str(path)) from None
