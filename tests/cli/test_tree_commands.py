@@ -137,6 +137,18 @@ def test_a_directory_that_is_served_itself_is_synced_without_what_its_server_kee
     assert (tmp_path / "another").read_text() == "content"
 
 
+def test_what_other_servers_keep_deeper_in_a_tree_is_neither_sent_nor_removed(writable_url, served, local):
+    for name in ("kept/.zcserver/upload", "kept/file", "file"):
+        (local / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / "tree" / name).write_text(name)
+    zcserver("put", "-r", "tree", f"{writable_url}/there")
+    assert sorted(content_of(served / "there")) == [b"file", b"kept", b"kept/file"]
+    (served / "empty").mkdir()
+    done = told("sync", f"{writable_url}/empty", "tree", "--delete")
+    assert done["deleted"] == ["tree/kept/file", "tree/file"]
+    assert sorted(content_of(local / "tree")) == [b"kept", b"kept/.zcserver", b"kept/.zcserver/upload"]
+
+
 def test_what_is_not_included_is_not_removed_either(writable_url, served, local):
     for top, names in (
         (local / "here", ["a.txt", "new.txt"]),
