@@ -383,6 +383,7 @@ class Client:
         ``include, exclude``  patterns, see :class:`Selection`
         ``verify, restart, stable``   as for :meth:`fetch`
         ``progress``          a :class:`Progress`
+        ``report``            a new :class:`TreeReport` to fill, for what was done when this is cancelled
         """
         chosen = _options({**options, "update": True, "delete": delete, "dry_run": dry_run})
         if isinstance(source, Path) and isinstance(target, str):

@@ -41,6 +41,7 @@ class TreeOptions:
     restart: bool = False
     stable: bool = False
     progress: Progress = SILENT
+    report: TreeReport = field(default_factory=TreeReport)
 
 
 @contextlib.contextmanager

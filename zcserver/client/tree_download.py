@@ -49,7 +49,7 @@ class TreeDownload:
         self._remote = path.rstrip("/")
         self._target = target
         self._options = options
-        self._report = TreeReport()
+        self._report = options.report
         self._storing = Storing()
         self._scope = anyio.CancelScope()
         self._folders: list[tuple[Path, int]] = []

@@ -44,7 +44,7 @@ class TreeUpload:
         self._path = path
         self._remote = path.rstrip("/")
         self._options = options
-        self._report = TreeReport()
+        self._report = options.report
         self._scope = anyio.CancelScope()
         self._there: dict[str, Entry] = {}  # what the server has, by relative local path
         self._wanted: set[str] = set()
