@@ -112,6 +112,15 @@ def test_standard_input_is_sent_under_a_name(writable_url, served):
     assert "checksum" in failing(2, "put", "-", f"{writable_url}/x", "--verify", stdin=subprocess.DEVNULL)
 
 
+def test_a_file_that_only_says_it_is_empty_is_not_sent_as_such(writable_url, served):
+    line = failing(1, "put", "/proc/self/status", f"{writable_url}/status")
+    assert line == "/proc/self/status: does not tell its size: send it as standard input (put - URL < FILE)"
+    assert os.listdir(served) == []
+    with open("/proc/self/status") as status:
+        zcserver("put", "-", f"{writable_url}/status", stdin=status)
+    assert (served / "status").read_text().startswith("Name:")
+
+
 def test_files_are_sent_as_cp_would(writable_url, served, local):
     for name in ("a", "b"):
         (local / name).write_text(name)
