@@ -34,6 +34,7 @@ class RemoteFile:
         self._position = 0
         self._until = 0  # where the running stream ends
         self._sought = False
+        self._is_open = False
         self._stream: Stream | None = None
         self._closing = contextlib.AsyncExitStack()
         self.size = self.mtime_ns = 0
@@ -44,11 +45,13 @@ class RemoteFile:
         self.size = number(reply, "size")
         self.mtime_ns = modified(reply)
         self.validator = text(reply, "validator")
+        self._is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_open = False
         await self._drop()
 
     def tell(self) -> int:
@@ -68,6 +71,8 @@ class RemoteFile:
 
     async def readinto(self, memory: Any) -> int:
         """Fill ``memory`` (writable, contiguous) from the current position; fewer bytes only at the end."""
+        if not self._is_open:
+            raise MisuseError(f"{self._path} is not open: read inside `async with client.open(path) as file`")
         sink = bytes_of(memory)
         wanted = min(len(sink), max(0, self.size - self._position))
         if not wanted:

@@ -6,12 +6,12 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from zcserver.errors import ConnectionLostError, StreamResetError, TransferError
+from zcserver.errors import ConnectionLostError, MisuseError, StreamResetError, TransferError
 from zcserver.file_protocol import IO_ERROR, NO_SPACE, READ_ONLY, Entry, unescape
 from zcserver_protocol.errors import ErrorCode
 
@@ -43,6 +43,20 @@ class TreeOptions:
     progress: Progress = SILENT
     report: TreeReport = field(default_factory=TreeReport)
 
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise MisuseError(f"jobs={self.jobs}: at least one file must be under way")
+
+
+def options_of(given: dict[str, Any], **own: Any) -> TreeOptions:
+    """What the caller has given, and what the operation itself says."""
+    reserved = given.keys() & {"update", "delete", "dry_run"}
+    if reserved:
+        raise MisuseError(f"{', '.join(sorted(reserved))}: only sync removes, pretends or skips")
+    rest = dict(given)
+    select = Selection(rest.pop("include", ()), rest.pop("exclude", ()))
+    return TreeOptions(select=select, **rest, **own)
+
 
 @contextlib.contextmanager
 def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iterator[None]:
@@ -63,7 +77,10 @@ def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iter
 async def workers(
     count: int, work: Callable[[Job], Awaitable[None]]
 ) -> AsyncIterator[tuple[MemoryObjectSendStream[Job], anyio.CancelScope]]:
-    """``count`` tasks that work off what is sent; leaving the block waits until all of it is done."""
+    """``count`` tasks that work off what is sent; leaving the block waits until all of it is done.
+
+    A MisuseError comes out as such, and not in a group.
+    """
 
     async def work_off(jobs: MemoryObjectReceiveStream[Job]) -> None:
         with jobs:
@@ -71,12 +88,20 @@ async def workers(
                 await work(job)
 
     sender, receiver = anyio.create_memory_object_stream[Job](count)
-    async with anyio.create_task_group() as tasks:
-        with receiver:
-            for _ in range(count):
-                tasks.start_soon(work_off, receiver.clone())
-        async with sender:
-            yield sender, tasks.cancel_scope
+    try:
+        async with anyio.create_task_group() as tasks:
+            with receiver:
+                for _ in range(count):
+                    tasks.start_soon(work_off, receiver.clone())
+            async with sender:
+                yield sender, tasks.cancel_scope
+    except BaseExceptionGroup as group:
+        error: BaseException | None = group.subgroup(MisuseError)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is None:
+            raise
+        raise error from None
 
 
 def in_the_way(kind: str) -> str:
