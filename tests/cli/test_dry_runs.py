@@ -107,3 +107,10 @@ def test_a_target_in_a_folder_that_is_not_there_is_an_error(ends, options):
     plant(ends[1].parent, ["none"])
     for dry in (["--dry-run"], []):
         outcome_of((*ends[:2], words), *options, *dry, code=4)
+
+
+def test_an_earlier_download_that_goes_on_is_not_removed(writable_url, served, local):
+    plant(served / "source", ["file", "same"])
+    plant(local / "target", [".file.zcfrom", ".file.zcpart", ".other.zcfrom", ".other.zcpart"])
+    ends = served / "source", local / "target", [f"{writable_url}/source", "target"]
+    assert done_as_told(ends, "--delete")["deleted"] == [".other.zcfrom", ".other.zcpart"]

@@ -81,10 +81,7 @@ class PartialFile:
             if not stat.S_ISREG(status.st_mode):
                 raise FileExistsError(errno.EEXIST, "exists and is no regular file: choose another name")
             self._kept_mode = status.st_mode & 0o777
-        folder, name = os.path.split(target)
-        short = _shortened(name)
-        self._data = f"{folder}/.{short}{DATA}"
-        self._record = f"{folder}/.{short}{RECORD}"
+        self._data, self._record = map(str, temporaries_of(target))
         with self._naming_target(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             origin = self._read_record()
             status = os.lstat(self._data)
@@ -242,6 +239,12 @@ def _is_ours(status: os.stat_result) -> bool:
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is a partial download, or the record of one: no content of anybody's."""
     return name.startswith(".") and name.endswith((DATA, RECORD))
+
+
+def temporaries_of(target: Path) -> tuple[Path, Path]:
+    """Where the bytes of a download to ``target`` are until it is complete, and their record."""
+    short = _shortened(target.name)
+    return target.with_name(f".{short}{DATA}"), target.with_name(f".{short}{RECORD}")
 
 
 def _shortened(name: str) -> str:

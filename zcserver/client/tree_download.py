@@ -16,7 +16,7 @@ from zcserver.pace import Pace
 
 from .download import Download, beginning_of
 from .local_tree import LocalEntry, differs, parents, status_of, type_of, walk
-from .partial import Beginning, PartialFile, is_temporary
+from .partial import Beginning, PartialFile, is_temporary, temporaries_of
 from .progress import TreeReport
 from .storing import Storing
 from .tree import TreeOptions, holding, in_the_way, local_path, noting, unlisted, workers
@@ -54,6 +54,7 @@ class TreeDownload:
         self._scope = anyio.CancelScope()
         self._folders: list[tuple[Path, int]] = []
         self._listed: set[str] = set()  # with ``delete``: what may stay
+        self._planned: set[str] = set()  # what would be gone, if this were no dry run
         self._made: dict[Path, bool] = {}  # what ``_make_folder`` has said, by relative path
         self._left_out = "/"  # the folder whose content is being left out; no path begins with a slash
 
@@ -144,6 +145,7 @@ class TreeDownload:
         if there is not None and not stat.S_ISREG(there.st_mode):
             self._make_room(relative, there)
         if options.dry_run:
+            self._planned.update(map(str, temporaries_of(target)))
             yield _Job(name, entry.size, PartialFile(target), None)
             return
         partial, beginning = beginning_of(
@@ -207,7 +209,7 @@ class TreeDownload:
         """Remove what the server does not have; what is excluded, or not included, stays."""
         if not self._target.is_dir():
             return
-        planned = set(self._report.deleted)  # what a dry run has not removed
+        planned = self._planned.union(self._report.deleted)
         kept: set[str] = set()
         for entry in self._walk():
             path = str(self._target / entry.path)
