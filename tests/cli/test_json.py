@@ -63,17 +63,6 @@ def test_what_can_be_done_is_done_and_told(url, served, local, gone):
     assert (local / "into" / "tree" / "inner").read_bytes() == b"123"
 
 
-def test_a_signal(url, big, local):
-    with running("get", f"{url}/big", "--json", *SLOWLY) as process:
-        assert reaches(local / ".big.zcpart", 1, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 143
-        document = json.loads(process.stdout.read())
-        assert process.stderr.read() == "zcserver: terminated\n"
-    assert document["failures"] == [{"path": "", "error": "terminated", "code": 143}]
-    assert document["files"] == 0
-
-
 def terminated(process):
     """The names that were done, and failures, of a command that a signal has ended."""
     process.send_signal(signal.SIGTERM)
@@ -114,3 +103,14 @@ def any_reaches(folder, nbytes, process):
                 if path.stat().st_size >= nbytes and path.is_file():
                     return True
     return False
+
+
+def test_a_signal(url, big, local):
+    with running("get", f"{url}/big", "--json", *SLOWLY) as process:
+        assert reaches(local / ".big.zcpart", 1, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143
+        document = json.loads(process.stdout.read())
+        assert process.stderr.read() == "zcserver: terminated\n"
+    assert document["failures"] == [{"path": "", "error": "terminated", "code": 143}]
+    assert document["files"] == 0
