@@ -1,5 +1,6 @@
 """``--json`` of ``get``, ``put`` and ``sync``: one document on stdout, whatever becomes of it."""
 
+import contextlib
 import json
 import signal
 
@@ -60,6 +61,48 @@ def test_what_can_be_done_is_done_and_told(url, served, local, gone):
     document = json.loads(done.stdout)
     assert [(failure["path"][-5:], failure["code"]) for failure in document["failures"]] == [("/file", 4)]
     assert (local / "into" / "tree" / "inner").read_bytes() == b"123"
+
+
+def terminated(process):
+    """The names that were done, and failures, of a command that a signal has ended."""
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    document = json.loads(output)
+    assert document["files"] == len(document["transferred"])
+    return [done["path"].rpartition("/")[2] for done in document["transferred"]], document["failures"]
+
+
+@pytest.mark.parametrize("command", ["get -r URL -o copy", "sync URL copy"])
+def test_a_signal_does_not_make_a_tree_forget_what_it_did(url, served, big, local, command):
+    (served / "a").write_bytes(b"12345")
+    command = command.replace("URL", url).split()
+    with running(*command, "--json", "-j", "1", *SLOWLY) as process:
+        assert reaches(local / "copy" / ".big.zcpart", 1, process)
+        assert terminated(process) == (["a"], [{"path": "", "error": "terminated", "code": 143}])
+
+
+@pytest.mark.parametrize("command", ["put -r . URL/", "sync . URL/"])
+def test_a_signal_does_not_make_a_tree_that_is_sent_forget_either(tmp_path, local, random_bytes, command):
+    (local / "a").write_bytes(b"12345")
+    (local / "big").write_bytes(random_bytes)
+    root = tmp_path / "root"
+    root.mkdir()
+    with serving(root, "--writable") as server:
+        command = command.replace("URL", server.url).split()
+        with running(*command, "--json", "-j", "1", *SLOWLY) as process:
+            assert any_reaches(root / ".zcserver", 6, process)
+            assert terminated(process) == (["a"], [{"path": "", "error": "terminated", "code": 143}])
+
+
+def any_reaches(folder, nbytes, process):
+    """Wait until a file in ``folder`` has so many bytes; False when the process has ended before."""
+    while process.poll() is None:
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_size >= nbytes and path.is_file():
+                    return True
+    return False
 
 
 def test_a_signal(url, big, local):

@@ -114,6 +114,15 @@ def test_standard_input_is_sent_under_a_name(writable_url, served):
     assert "checksum" in failing(2, "put", "-", f"{writable_url}/x", "--verify", stdin=subprocess.DEVNULL)
 
 
+def test_a_file_that_only_says_it_is_empty_is_not_sent_as_such(writable_url, served):
+    line = failing(1, "put", "/proc/self/status", f"{writable_url}/status")
+    assert line == "/proc/self/status: does not tell its size: send it as standard input (put - URL < FILE)"
+    assert os.listdir(served) == []
+    with open("/proc/self/status") as status:
+        zcserver("put", "-", f"{writable_url}/status", stdin=status)
+    assert (served / "status").read_text().startswith("Name:")
+
+
 def test_files_are_sent_as_cp_would(writable_url, served, local):
     for name in ("a", "b"):
         (local / name).write_text(name)
@@ -137,6 +146,18 @@ def test_a_directory_that_is_served_itself_is_synced_without_what_its_server_kee
         assert (done["removed"], done["unchanged"]) == (0, 1)
         zcserver("put", tmp_path / "file", f"{server.url}/another")
     assert (tmp_path / "another").read_text() == "content"
+
+
+def test_what_other_servers_keep_deeper_in_a_tree_is_neither_sent_nor_removed(writable_url, served, local):
+    for name in ("kept/.zcserver/upload", "kept/file", "file"):
+        (local / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / "tree" / name).write_text(name)
+    zcserver("put", "-r", "tree", f"{writable_url}/there")
+    assert sorted(content_of(served / "there")) == [b"file", b"kept", b"kept/file"]
+    (served / "empty").mkdir()
+    done = told("sync", f"{writable_url}/empty", "tree", "--delete")
+    assert done["deleted"] == ["tree/kept/file", "tree/file"]
+    assert sorted(content_of(local / "tree")) == [b"kept", b"kept/.zcserver", b"kept/.zcserver/upload"]
 
 
 def test_what_is_not_included_is_not_removed_either(writable_url, served, local):

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 @contextlib.asynccontextmanager
-async def client_for(directory, make_context, rate=0, disk=None):
+async def client_for(directory, make_context, rate=0, disk=None, limit_rate=0):
     """A client of a writable server of ``directory``, with a deadline around everything."""
     with (
         Root(directory) as root,
@@ -23,7 +23,7 @@ async def client_for(directory, make_context, rate=0, disk=None):
     ):
         async with (
             zcserver.serve(files.handle, port=0, context=make_context()) as server,
-            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context(), limit_rate=limit_rate) as client,
         ):
             yield client
 

@@ -1,12 +1,14 @@
-"""What a tree job makes of listings that no honest server sends."""
+"""What a tree job makes of listings that no honest server sends, and of times that are odd but true."""
 
 import contextlib
+import os
 
 import anyio
 import msgspec
 import pytest
 
 import zcserver
+from tests.client.connected import client_for
 from zcserver import Client
 from zcserver.file_protocol import LIST, Entry, Page
 from zcserver.server import FileServer, Root
@@ -57,3 +59,33 @@ async def test_a_link_is_not_gone_through_whatever_the_order_of_a_listing(
         f"[Errno 17] is a symbolic link: remove it, or sync with --delete: '{local / 'folder'}'"
     }
     assert not list((tmp_path / "outside").iterdir())
+
+
+async def test_a_time_that_this_machine_does_not_have_is_a_failure_of_its_folder(served, local, make_context):
+    for name in ("early", "late"):
+        (served / name).mkdir()
+    entries = [Entry("early", "directory", 0, 7), Entry("late", "directory", 0, 2**100)]
+    async with client_of_listing(served, make_context, entries) as client:
+        report = await client.fetch_tree("/", local / "copy")
+    assert [name for name, _ in report.failures] == [str(local / "copy" / "late")]
+    assert "cannot have the server's time" in str(report.failures[0][1])
+    assert (local / "copy" / "early").stat().st_mtime_ns == 7
+
+
+async def test_files_and_folders_may_be_from_the_time_after_2262(served, local, make_context):
+    late = 2**63 + 1_000_000_000
+    (served / "folder").mkdir()
+    (served / "folder" / "small").touch()
+    for name in ("folder/small", "folder"):
+        os.utime(served / name, ns=(late, late))
+    if (served / "folder").stat().st_mtime_ns != late:
+        pytest.skip("this file system has no such times")
+    async with client_for(served, make_context) as client:
+        report = await client.fetch_tree("/", local / "copy")
+        assert (report.files, report.failures) == (1, [])
+        assert (await client.sync("/", local / "copy")).unchanged == 1
+        await client.fetch("/folder/small", local / "verified", verify=True)
+        async with client.open("/folder/small") as file:
+            assert file.mtime_ns == late
+    for name in ("copy/folder/small", "copy/folder", "verified"):
+        assert (local / name).stat().st_mtime_ns == late

@@ -105,7 +105,8 @@ async def _get_trees(
     async with transferring(address, settings) as (client, progress):
 
         async def fetch(path: str, target: Path) -> None:
-            outcome.add_tree(await client.fetch_tree(path, target, **settings.of_trees(progress)))
+            with outcome.tree() as report:
+                await client.fetch_tree(path, target, report=report, **settings.of_trees(progress))
 
         for path, target in targets:
             await outcome.attempt([path], fetch(path, target))

@@ -74,7 +74,8 @@ async def _put_all(
     limiter = anyio.CapacityLimiter(settings.jobs)
 
     async def send_tree(client: Client, progress: Progress, source: Path, path: str) -> None:
-        outcome.add_tree(await client.put_tree(source, path, **settings.of_trees(progress)))
+        with outcome.tree() as report:
+            await client.put_tree(source, path, report=report, **settings.of_trees(progress))
 
     async def send(client: Client, progress: Progress, source: Path, path: str) -> None:
         async with limiter:
@@ -99,14 +100,15 @@ async def sync(source: str, target: str, delete: bool, dry_run: bool, settings: 
 
     async def work() -> None:
         async with transferring(address, settings) as (client, progress):
-            report = await client.sync(
-                address.path if is_url(source) else Path(source),
-                address.path if is_url(target) else Path(target),
-                delete=delete,
-                dry_run=dry_run,
-                **settings.of_trees(progress),
-            )
-        outcome.add_tree(report)
+            with outcome.tree() as report:
+                await client.sync(
+                    address.path if is_url(source) else Path(source),
+                    address.path if is_url(target) else Path(target),
+                    delete=delete,
+                    dry_run=dry_run,
+                    report=report,
+                    **settings.of_trees(progress),
+                )
         if dry_run and not settings.as_json and not settings.quiet:
             for name in report.transferred:
                 print(f"transfer {printable(name)}")

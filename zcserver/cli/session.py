@@ -79,7 +79,16 @@ class Outcome:
             detail["changed"] = True
         self.details.append(detail)
 
-    def add_tree(self, report: TreeReport) -> None:
+    @contextlib.contextmanager
+    def tree(self) -> Iterator[TreeReport]:
+        """A report for a tree to fill; it counts whatever ends the body, a signal, too."""
+        report = TreeReport()
+        try:
+            yield report
+        finally:
+            self._add_tree(report)
+
+    def _add_tree(self, report: TreeReport) -> None:
         self.files += report.files
         self.nbytes += report.nbytes
         self.changed += len(report.changed)

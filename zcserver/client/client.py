@@ -1,7 +1,8 @@
 """The operations of a file server as coroutines, over one connection."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Collection
+import os
+from collections.abc import AsyncGenerator
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +28,13 @@ from .publish import Publisher
 from .remote_file import RemoteFile
 from .request import ask, number, reply_of, request, text
 from .retrying import OnRetry, Retrying, log_retry
-from .selection import Selection
 from .subscribe import Subscription
-from .tree import TreeOptions
+from .tree import options_of
 from .tree_download import TreeDownload
 from .tree_upload import TreeUpload
 from .upload import upload, upload_from
 
+LocalPath = str | os.PathLike[str]
 _decode_page: Final = msgspec.json.Decoder(Page).decode
 _in_thread = anyio.to_thread.run_sync
 
@@ -184,7 +185,7 @@ class Client:
     async def fetch(
         self,
         path: str,
-        target: Path,
+        target: LocalPath,
         *,
         verify: bool = False,
         restart: bool = False,
@@ -200,7 +201,7 @@ class Client:
         which may then be a mixture of states, from the beginning. Raises VerificationError when length,
         digest or identity are not as announced.
         """
-        partial, beginning = await _in_thread(beginning_of, target, verify or stable, restart or stable)
+        partial, beginning = await _in_thread(beginning_of, Path(target), verify or stable, restart or stable)
         download = Download(
             self.connection,
             self._pace,
@@ -270,7 +271,10 @@ class Client:
         return text(await ask(self.connection, DIGEST, path), "digest")
 
     async def list(self, path: str, recursive: bool = False) -> AsyncGenerator[Entry, None]:
-        """The entries of a directory, sorted; recursive: each directory is followed by its content."""
+        """The entries of a directory, sorted; recursive: each directory is followed by its content.
+
+        Close it if you do not take all of them: ``async with contextlib.aclosing(client.list("/")) as …``.
+        """
         async with contextlib.aclosing(self.pages(path, recursive)) as pages:
             async for page in pages:
                 for entry in page:
@@ -350,7 +354,7 @@ class Client:
 
     # -- trees -------------------------------------------------------------------------------------------
 
-    async def fetch_tree(self, path: str, target: Path, **options: Any) -> TreeReport:
+    async def fetch_tree(self, path: str, target: LocalPath, **options: Any) -> TreeReport:
         """Fetch a directory with all that is in it into ``target``.
 
         A file that fails is noted in ``failures`` and the others go on, unless no other could succeed.
@@ -358,11 +362,11 @@ class Client:
         out, and links in ``target`` are not gone through. Options as for :meth:`sync`, without those two that
         remove or pretend.
         """
-        return await TreeDownload(self, self._pace, path, target, _options(options)).run()
+        return await TreeDownload(self, self._pace, path, Path(target), options_of(options)).run()
 
-    async def put_tree(self, source: Path, path: str, **options: Any) -> TreeReport:
+    async def put_tree(self, source: LocalPath, path: str, **options: Any) -> TreeReport:
         """Send a directory with all that is in it as ``path``. As :meth:`fetch_tree`."""
-        return await TreeUpload(self, self._pace, source, path, _options(options)).run()
+        return await TreeUpload(self, self._pace, Path(source), path, options_of(options)).run()
 
     async def sync(
         self,
@@ -383,19 +387,14 @@ class Client:
         ``include, exclude``  patterns, see :class:`Selection`
         ``verify, restart, stable``   as for :meth:`fetch`
         ``progress``          a :class:`Progress`
+        ``report``            a new :class:`TreeReport` to fill, for what was done when this is cancelled
         """
-        chosen = _options({**options, "update": True, "delete": delete, "dry_run": dry_run})
+        chosen = options_of(options, update=True, delete=delete, dry_run=dry_run)
         if isinstance(source, Path) and isinstance(target, str):
             return await TreeUpload(self, self._pace, source, target, chosen).run()
         if isinstance(source, str) and isinstance(target, Path):
             return await TreeDownload(self, self._pace, source, target, chosen).run()
         raise MisuseError("of source and target, one is a local Path, the other a str for the server's side")
-
-
-def _options(given: dict[str, Any]) -> TreeOptions:
-    include: Collection[str] = given.pop("include", ())
-    exclude: Collection[str] = given.pop("exclude", ())
-    return TreeOptions(select=Selection(include, exclude), **given)
 
 
 def _page(data: memoryview) -> Page:

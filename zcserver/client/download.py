@@ -21,13 +21,12 @@ from zcserver_protocol.errors import ErrorCode
 from .descriptors import Write
 from .partial import Beginning, Origin, PartialFile
 from .progress import ChangedError, Progress, Transferred, VerificationError
-from .request import number, reply_of, request, text
+from .request import modified, number, reply_of, request, text
 from .storing import Storing
 
 BATCH: Final = 2 * MIB  # written per thread hop, which costs 0.1 ms; more would leave the processor's cache
 _BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
 _TRAILER_MOST: Final = 4096
-_EARLIEST: Final = -(2**63)
 _in_thread = anyio.to_thread.run_sync
 
 
@@ -84,9 +83,7 @@ class Download:
                 self._progress.expect(1, origin.size)
             self._progress.started(self._path, origin.size, have)
             try:
-                changed = await self._land(
-                    get, origin, have, hashed, number(reply, "mtime_ns", least=_EARLIEST)
-                )
+                changed = await self._land(get, origin, have, hashed, modified(reply))
             except BaseException as error:
                 self._progress.failed(self._path)
                 with anyio.CancelScope(shield=True):
@@ -225,6 +222,7 @@ async def pour(
         raise VerificationError(f"{stream.path}: {arrived} bytes came, {size} were announced: fetch it again")
     if batch:
         await write(batch)
+        await pace.spend(batched)
 
 
 def bytes_of(memory: Any) -> memoryview:

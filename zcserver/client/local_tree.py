@@ -14,28 +14,32 @@ from .selection import Selection
 
 @dataclass(frozen=True, slots=True)
 class LocalEntry:
-    """``path`` is relative to the top. ``error``: a folder whose content cannot be read."""
+    """``path`` is relative to the top. ``error``: a folder whose content cannot be read.
+
+    ``left_out``: excluded, or a server's own; what is below it is not looked at.
+    """
 
     path: str
     type: str
     size: int = 0
     mtime_ns: int = 0
     error: OSError | None = None
+    left_out: bool = False
 
 
-def walk(top: Path, select: Selection, temporary: bool = False, folder: str = "") -> Iterator[LocalEntry]:
+def walk(top: Path, select: Selection, everything: bool = False, folder: str = "") -> Iterator[LocalEntry]:
     """All entries below ``top`` but the excluded ones; a directory comes right before its content.
 
-    The top may be served, too: its server's own directory is left out. With ``folder``, which is relative
-    to the top, those below that one. Partial downloads are left out unless ``temporary``. Blocks: in a
-    thread. OSError when the top, or the folder, itself cannot be read.
+    It may be served, or hold what is: servers' own directories are left out, and so are partial downloads.
+    ``everything`` names those and the excluded ones, too. With ``folder``, which is relative to the top, only
+    what is below that one. Blocks: in a thread. OSError when the top, or the folder, itself cannot be read.
     """
-    waiting = list(reversed(_below(top, folder, select, temporary)))
+    waiting = list(reversed(_below(top, folder, select, everything)))
     while waiting:
         entry = waiting.pop()
-        if entry.type == "directory":
+        if entry.type == "directory" and not entry.left_out:
             try:
-                below = _below(top, entry.path, select, temporary)
+                below = _below(top, entry.path, select, everything)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -45,18 +49,27 @@ def walk(top: Path, select: Selection, temporary: bool = False, folder: str = ""
         yield entry
 
 
-def _below(top: Path, folder: str, select: Selection, temporary: bool) -> list[LocalEntry]:
+def _below(top: Path, folder: str, select: Selection, everything: bool) -> list[LocalEntry]:
     found: list[LocalEntry] = []
     with os.scandir(top / folder) as entries:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if path == STAGING or select.excludes(path) or (is_temporary(entry.name) and not temporary):
+            left_out = entry.name == STAGING or select.excludes(path)
+            if not everything and (left_out or is_temporary(entry.name)):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            found.append(LocalEntry(path, type_of(status.st_mode), status.st_size, status.st_mtime_ns))
+            found.append(
+                LocalEntry(
+                    path,
+                    type_of(status.st_mode),
+                    status.st_size,
+                    status.st_mtime_ns,
+                    left_out=left_out,
+                )
+            )
     found.sort(key=lambda entry: os.fsencode(entry.path))
     return found
 
@@ -65,6 +78,12 @@ def type_of(mode: int) -> str:
     if stat.S_ISREG(mode):
         return "file"
     return "directory" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "other"
+
+
+def parents(path: str) -> Iterator[str]:
+    """The folders that hold what is at a relative path, innermost first, without the top."""
+    while path := os.path.dirname(path):
+        yield path
 
 
 def status_of(path: Path) -> os.stat_result | None:

@@ -22,6 +22,8 @@ import msgspec
 from zcserver.file_protocol import ALGORITHM
 
 _OPEN: Final = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_RECORD_MOST: Final = 64 << 10  # bytes
 _NAME_BYTES: Final = 200  # of the target's name in the temporary ones; 255 is the limit for the whole
 _HASHED_PIECE: Final = 1 << 20
 _IOVECS_AT_MOST: Final = 1024
@@ -79,23 +81,28 @@ class PartialFile:
             if not stat.S_ISREG(status.st_mode):
                 raise FileExistsError(errno.EEXIST, "exists and is no regular file: choose another name")
             self._kept_mode = status.st_mode & 0o777
-        folder, name = os.path.split(target)
-        short = _shortened(name)
-        self._data = f"{folder}/.{short}{DATA}"
-        self._record = f"{folder}/.{short}{RECORD}"
+        self._data, self._record = map(str, temporaries_of(target))
         with self._naming_target(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             origin = self._read_record()
-            nbytes = os.lstat(self._data).st_size if origin is not None else 0
-            if origin is not None and 0 < nbytes <= origin.size:
-                return Beginning(origin, nbytes)
+            status = os.lstat(self._data)
+            if origin is not None and _is_ours(status) and 0 < status.st_size <= origin.size:
+                return Beginning(origin, status.st_size)
         return None
 
     def _read_record(self) -> Origin | None:
+        """What the record says; None unless it is a small regular file of this user's that makes sense."""
         try:
-            with open(self._record, "rb") as file:
-                return msgspec.json.decode(file.read(), type=Origin)
-        except (FileNotFoundError, msgspec.DecodeError):
+            fd = os.open(self._record, _READ)
+        except OSError:
             return None
+        try:
+            if _is_ours(os.fstat(fd)):
+                return msgspec.json.decode(os.read(fd, _RECORD_MOST), type=Origin)
+        except (OSError, msgspec.DecodeError):
+            pass
+        finally:
+            os.close(fd)
+        return None
 
     def open(self, origin: Origin | None, offset: int = 0) -> None:
         """Begin to write at ``offset``. ``origin`` None: not worth resuming, so nothing is recorded."""
@@ -133,7 +140,9 @@ class PartialFile:
             try:
                 self._lock(fd)
                 status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                # A new one may seem to be another's where root's files are given to somebody else (NFS).
+                foreign = status.st_size > 0 and not _is_ours(status)
+                if foreign or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                     raise FileExistsError(errno.EEXIST, f"{name} is in the way: remove it")
                 # The one who held the lock may have given the file its final name meanwhile.
                 with contextlib.suppress(FileNotFoundError):
@@ -222,9 +231,20 @@ class PartialFile:
             raise OSError(error.errno, error.strerror, str(self.target)) from None
 
 
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether it is a regular file of this user's: what others have put there decides nothing."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is a partial download, or the record of one: no content of anybody's."""
     return name.startswith(".") and name.endswith((DATA, RECORD))
+
+
+def temporaries_of(target: Path) -> tuple[Path, Path]:
+    """Where the bytes of a download to ``target`` are until it is complete, and their record."""
+    short = _shortened(target.name)
+    return target.with_name(f".{short}{DATA}"), target.with_name(f".{short}{RECORD}")
 
 
 def _shortened(name: str) -> str:

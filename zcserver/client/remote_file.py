@@ -15,9 +15,8 @@ from zcserver.stream import Stream
 
 from .download import bytes_of, expect_end, fill
 from .progress import VerificationError
-from .request import ask, number, reply_of, request, text
+from .request import ask, modified, number, reply_of, request, text
 
-_EARLIEST: Final = -(2**63)
 _CHUNK: Final = 1 << 20
 
 
@@ -35,6 +34,7 @@ class RemoteFile:
         self._position = 0
         self._until = 0  # where the running stream ends
         self._sought = False
+        self._is_open = False
         self._stream: Stream | None = None
         self._closing = contextlib.AsyncExitStack()
         self.size = self.mtime_ns = 0
@@ -43,13 +43,15 @@ class RemoteFile:
     async def __aenter__(self) -> Self:
         reply = await ask(self._connection, STAT, self._path)
         self.size = number(reply, "size")
-        self.mtime_ns = number(reply, "mtime_ns", least=_EARLIEST)
+        self.mtime_ns = modified(reply)
         self.validator = text(reply, "validator")
+        self._is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_open = False
         await self._drop()
 
     def tell(self) -> int:
@@ -69,6 +71,8 @@ class RemoteFile:
 
     async def readinto(self, memory: Any) -> int:
         """Fill ``memory`` (writable, contiguous) from the current position; fewer bytes only at the end."""
+        if not self._is_open:
+            raise MisuseError(f"{self._path} is not open: read inside `async with client.open(path) as file`")
         sink = bytes_of(memory)
         wanted = min(len(sink), max(0, self.size - self._position))
         if not wanted:

@@ -58,12 +58,17 @@ async def finished(stream: Stream) -> None:
             return
 
 
-def number(reply: dict[str, Any], name: str, least: int = 0) -> int:
-    """A whole number of a reply; TransferError if there is none of at least ``least``."""
+def number(reply: dict[str, Any], name: str, least: int = 0, most: int = 2**63 - 1) -> int:
+    """A whole number of a reply; TransferError if there is none from ``least`` to ``most``."""
     value = reply.get(name)
-    if not isinstance(value, int) or not least <= value < 2**63:
+    if not isinstance(value, int) or not least <= value <= most:
         raise TransferError(f"the server's reply has no usable {name!r}: is it a zcserver file server?")
     return value
+
+
+def modified(reply: dict[str, Any]) -> int:
+    """The modification time of a reply in nanoseconds, which needs 64 bits after April 2262."""
+    return number(reply, "mtime_ns", least=-(2**63), most=2**64 - 1)
 
 
 def text(reply: dict[str, Any], name: str) -> str:

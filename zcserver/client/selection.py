@@ -17,6 +17,8 @@ class Selection:
     """
 
     def __init__(self, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:
+        if isinstance(include, (str, bytes)) or isinstance(exclude, (str, bytes)):
+            raise MisuseError("include and exclude are lists of patterns: ['*.log'], not '*.log'")
         self.all_included = not include
         self._include = [_compiled(pattern) for pattern in include]
         self._exclude = [_compiled(pattern) for pattern in exclude]

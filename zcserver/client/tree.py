@@ -6,12 +6,12 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from zcserver.errors import ConnectionLostError, StreamResetError, TransferError
+from zcserver.errors import ConnectionLostError, MisuseError, StreamResetError, TransferError
 from zcserver.file_protocol import IO_ERROR, NO_SPACE, READ_ONLY, Entry, unescape
 from zcserver_protocol.errors import ErrorCode
 
@@ -24,6 +24,7 @@ _HOPELESS_HERE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, 
 _HOPELESS_THERE: Final = {NO_SPACE, READ_ONLY}
 # A listing has only the system's words for it.
 _FORBIDDEN: Final = {os.strerror(number) for number in (errno.EACCES, errno.EPERM)}
+_WHAT: Final = {"link": "a symbolic link", "directory": "a directory", "file": "a file"}
 Job = TypeVar("Job")
 
 
@@ -40,6 +41,21 @@ class TreeOptions:
     restart: bool = False
     stable: bool = False
     progress: Progress = SILENT
+    report: TreeReport = field(default_factory=TreeReport)
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise MisuseError(f"jobs={self.jobs}: at least one file must be under way")
+
+
+def options_of(given: dict[str, Any], **own: Any) -> TreeOptions:
+    """What the caller has given, and what the operation itself says."""
+    reserved = given.keys() & {"update", "delete", "dry_run"}
+    if reserved:
+        raise MisuseError(f"{', '.join(sorted(reserved))}: only sync removes, pretends or skips")
+    rest = dict(given)
+    select = Selection(rest.pop("include", ()), rest.pop("exclude", ()))
+    return TreeOptions(select=select, **rest, **own)
 
 
 @contextlib.contextmanager
@@ -61,7 +77,10 @@ def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iter
 async def workers(
     count: int, work: Callable[[Job], Awaitable[None]]
 ) -> AsyncIterator[tuple[MemoryObjectSendStream[Job], anyio.CancelScope]]:
-    """``count`` tasks that work off what is sent; leaving the block waits until all of it is done."""
+    """``count`` tasks that work off what is sent; leaving the block waits until all of it is done.
+
+    A MisuseError comes out as such, and not in a group.
+    """
 
     async def work_off(jobs: MemoryObjectReceiveStream[Job]) -> None:
         with jobs:
@@ -69,12 +88,30 @@ async def workers(
                 await work(job)
 
     sender, receiver = anyio.create_memory_object_stream[Job](count)
-    async with anyio.create_task_group() as tasks:
-        with receiver:
-            for _ in range(count):
-                tasks.start_soon(work_off, receiver.clone())
-        async with sender:
-            yield sender, tasks.cancel_scope
+    try:
+        async with anyio.create_task_group() as tasks:
+            with receiver:
+                for _ in range(count):
+                    tasks.start_soon(work_off, receiver.clone())
+            async with sender:
+                yield sender, tasks.cancel_scope
+    except BaseExceptionGroup as group:
+        error: BaseException | None = group.subgroup(MisuseError)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is None:
+            raise
+        raise error from None
+
+
+def in_the_way(kind: str) -> str:
+    """The words for something that a file or folder would have to replace."""
+    return f"is {_WHAT.get(kind, 'a special file')}: remove it, or sync with --delete"
+
+
+def holding(path: str) -> str:
+    """The words for a folder that would be replaced if ``path`` were not in it."""
+    return f"is a directory with {path} in it, which is left out: remove it yourself"
 
 
 def unlisted(name: str, entry: Entry) -> StreamResetError:

@@ -15,11 +15,11 @@ from zcserver.file_protocol import Entry
 from zcserver.pace import Pace
 
 from .download import Download, beginning_of
-from .local_tree import LocalEntry, differs, status_of, type_of, walk
-from .partial import Beginning, PartialFile, is_temporary
+from .local_tree import LocalEntry, differs, parents, status_of, type_of, walk
+from .partial import Beginning, PartialFile, is_temporary, temporaries_of
 from .progress import TreeReport
 from .storing import Storing
-from .tree import TreeOptions, local_path, noting, unlisted, workers
+from .tree import TreeOptions, holding, in_the_way, local_path, noting, unlisted, workers
 
 if TYPE_CHECKING:
     from .client import Client
@@ -49,11 +49,12 @@ class TreeDownload:
         self._remote = path.rstrip("/")
         self._target = target
         self._options = options
-        self._report = TreeReport()
+        self._report = options.report
         self._storing = Storing()
         self._scope = anyio.CancelScope()
         self._folders: list[tuple[Path, int]] = []
         self._listed: set[str] = set()  # with ``delete``: what may stay
+        self._planned: set[str] = set()  # what would be gone, if this were no dry run
         self._made: dict[Path, bool] = {}  # what ``_make_folder`` has said, by relative path
         self._left_out = "/"  # the folder whose content is being left out; no path begins with a slash
 
@@ -144,6 +145,7 @@ class TreeDownload:
         if there is not None and not stat.S_ISREG(there.st_mode):
             self._make_room(relative, there)
         if options.dry_run:
+            self._planned.update(map(str, temporaries_of(target)))
             yield _Job(name, entry.size, PartialFile(target), None)
             return
         partial, beginning = beginning_of(
@@ -170,8 +172,14 @@ class TreeDownload:
         path = self._target / folder
         dry_run = self._options.dry_run
         if folder == _TOP:
+            with_parents = not self._options.select.all_included
             if not dry_run or os.path.lexists(path):
-                path.mkdir(parents=not self._options.select.all_included, exist_ok=True)
+                path.mkdir(parents=with_parents, exist_ok=True)
+            else:
+                above = path.parent
+                while with_parents and not os.path.lexists(above):
+                    above = above.parent
+                os.stat(f"{above}/")  # raises what mkdir would
             return path.is_dir()
         there = status_of(path) if self._made[folder.parent] else None
         if there is not None:
@@ -183,44 +191,50 @@ class TreeDownload:
         return not dry_run
 
     def _make_room(self, relative: Path, there: os.stat_result) -> None:
-        """Remove what is there, if it may be: something else is due in its place."""
-        path = self._target / relative
+        """Remove what is there, if all of it may be: something else is due in its place."""
+        path, kind = self._target / relative, type_of(there.st_mode)
         if not self._options.delete:
-            if stat.S_ISLNK(there.st_mode):
-                words = "is a symbolic link: remove it, or sync with --delete"
-                raise FileExistsError(errno.EEXIST, words, str(path))
-            return  # what comes next says what is wrong with it
-        if stat.S_ISDIR(there.st_mode):
-            for entry in self._removable(str(relative)):
-                self._remove(entry)
-        self._remove(LocalEntry(str(relative), type_of(there.st_mode)))
+            raise FileExistsError(errno.EEXIST, in_the_way(kind), str(path))
+        below = self._walk(str(relative)) if kind == "directory" else []
+        for entry in below:
+            if entry.error is not None:
+                raise entry.error
+            if not self._is_meant(entry):
+                raise FileExistsError(errno.EEXIST, holding(entry.path), str(path))
+        for entry in below:
+            self._remove(entry)
+        self._remove(LocalEntry(str(relative), kind))
 
     def _delete(self) -> None:
         """Remove what the server does not have; what is excluded, or not included, stays."""
         if not self._target.is_dir():
             return
-        planned = set(self._report.deleted)  # what a dry run has not removed
-        for entry in self._removable():
+        planned = self._planned.union(self._report.deleted)
+        kept: set[str] = set()
+        for entry in self._walk():
             path = str(self._target / entry.path)
             with noting(self._report, path, self._scope):
-                if entry.error is not None or (entry.path not in self._listed and path not in planned):
-                    try:
-                        self._remove(entry)
-                    except OSError as error:
-                        if error.errno != errno.ENOTEMPTY:  # something that stays is in it
-                            raise
+                if entry.error is not None:
+                    raise entry.error
+                if path in planned:
+                    continue
+                if self._is_meant(entry) and entry.path not in self._listed and entry.path not in kept:
+                    self._remove(entry)
+                    continue
+            kept.update(parents(entry.path))
 
-    def _removable(self, folder: str = "") -> Iterator[LocalEntry]:
-        """What is meant by the selection in the target, or in a folder of it, deepest first."""
-        select = self._options.select
-        for entry in reversed(list(walk(self._target, select, temporary=True, folder=folder))):
-            if entry.type == "directory" or select.includes(entry.path):
-                yield entry
+    def _walk(self, folder: str = "") -> list[LocalEntry]:
+        """Everything in the target, or in a folder of it, deepest first."""
+        entries = list(walk(self._target, self._options.select, everything=True, folder=folder))
+        entries.reverse()
+        return entries
+
+    def _is_meant(self, entry: LocalEntry) -> bool:
+        """Whether what is in the target may be removed, as far as the selection goes."""
+        return not entry.left_out and (entry.type == "directory" or self._options.select.includes(entry.path))
 
     def _remove(self, entry: LocalEntry) -> None:
-        """Remove a file, a link or an empty directory; raise its error if it is one that cannot be read."""
-        if entry.error is not None:
-            raise entry.error
+        """Remove a file, a link or an empty directory."""
         path = self._target / entry.path
         if not self._options.dry_run:
             (os.rmdir if entry.type == "directory" else os.unlink)(path)
@@ -234,4 +248,8 @@ class TreeDownload:
             with noting(self._report, str(path), self._scope):
                 through = folder == _TOP
                 if os.stat(path, follow_symlinks=through).st_mtime_ns != mtime_ns:
-                    os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=through)
+                    try:
+                        os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=through)
+                    except OverflowError:
+                        words = f"cannot have the server's time, {mtime_ns} ns"
+                        raise OSError(errno.EOVERFLOW, words, str(path)) from None

@@ -13,13 +13,13 @@ import anyio
 import anyio.to_thread
 
 from zcserver.errors import StreamResetError
-from zcserver.file_protocol import EXISTS, Entry, escape, unescape
+from zcserver.file_protocol import EXISTS, NOT_A_DIRECTORY, Entry, escape, unescape
 from zcserver.pace import Pace
 from zcserver_protocol.errors import ErrorCode
 
-from .local_tree import LocalEntry, walk
+from .local_tree import LocalEntry, parents, walk
 from .progress import TreeReport
-from .tree import TreeOptions, noting, unlisted, workers
+from .tree import TreeOptions, holding, in_the_way, noting, unlisted, workers
 from .upload import upload
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TreeUpload:
         self._path = path
         self._remote = path.rstrip("/")
         self._options = options
-        self._report = TreeReport()
+        self._report = options.report
         self._scope = anyio.CancelScope()
         self._there: dict[str, Entry] = {}  # what the server has, by relative local path
         self._wanted: set[str] = set()
@@ -99,9 +99,13 @@ class TreeUpload:
                 status = await self._client.stat(self._path)
                 self._there[""] = Entry("", "directory", 0, status.mtime_ns)
                 return
-        if not self._options.dry_run and self._remote:
+        if self._remote and not self._options.dry_run:
             await self._client.mkdir(self._remote)
             self._touched.add("")
+        elif self._remote:
+            above = self._remote.rpartition("/")[0] or "/"
+            if (await self._client.stat(above)).type != "directory":
+                raise StreamResetError(NOT_A_DIRECTORY, f"{above} is no directory")
 
     async def _prepare(self, entry: LocalEntry) -> bool:
         """Make a folder; True for a file that is to be sent."""
@@ -122,7 +126,7 @@ class TreeUpload:
         if not options.select.includes(entry.path):
             return False
         if not options.select.all_included:
-            for parent in reversed(list(_parents(entry.path))):
+            for parent in reversed(list(parents(entry.path))):
                 await self._make_folder(parent)
         there = self._there.get(entry.path)
         if there is not None and there.type != "file":
@@ -149,15 +153,18 @@ class TreeUpload:
         self._touched.update((path, os.path.dirname(path)))
 
     async def _make_room(self, path: str, there: Entry) -> None:
-        """Remove what is there, if it may be: something else is due in its place."""
-        if self._options.delete:
-            below = [other for other in self._there if other.startswith(f"{path}/")]
-            for other in (*filter(self._removable, reversed(below)), path):
-                await self._remove(other)
-                del self._there[other]
-        elif there.type == "link":  # which the server might follow; it refuses the rest itself
-            words = "is a symbolic link: remove it, or sync with --delete"
-            raise StreamResetError(EXISTS, f"{self._name(path)} {words}")
+        """Remove what is there, if all of it may be: something else is due in its place."""
+        if not self._options.delete:
+            raise StreamResetError(EXISTS, f"{self._name(path)} {in_the_way(there.type)}")
+        below = [other for other in reversed(self._there) if other.startswith(f"{path}/")]
+        for other in (*below, path):
+            if self._there[other].error:
+                raise unlisted(self._name(other), self._there[other])
+            if other != path and not self._removable(other):
+                raise StreamResetError(EXISTS, f"{self._name(path)} {holding(other)}")
+        for other in (*below, path):
+            await self._remove(other)
+            del self._there[other]
 
     async def _send(self, job: _Job) -> None:
         options, report = self._options, self._report
@@ -185,7 +192,7 @@ class TreeUpload:
         kept: set[str] = set()
         for path in sorted(self._there, key=os.fsencode, reverse=True):
             if path in self._wanted or path == "" or path in kept or not self._removable(path):
-                kept.update(_parents(path))
+                kept.update(parents(path))
             else:
                 await self._remove(path)
 
@@ -218,8 +225,3 @@ class TreeUpload:
 
 def _page(entries: Iterator[LocalEntry]) -> list[LocalEntry]:
     return list(islice(entries, _ENTRIES))
-
-
-def _parents(path: str) -> Iterator[str]:
-    while path := os.path.dirname(path):
-        yield path

@@ -46,16 +46,27 @@ class _Source:
             self.target = Path(data)
             self._fd = os.open(self.target, _READ)
             status = os.fstat(self._fd)
-            if not stat.S_ISREG(status.st_mode):
+            try:
+                self._check_type(status)
+            except OSError as error:
                 self.close()
-                number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-                words = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
-                raise OSError(number, words, str(data))
+                raise OSError(error.errno, error.strerror, str(data)) from None
             self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
             self._validator = validator_of(status)
         else:
             self._memory = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
             self.size = len(self._memory)
+
+    def _check_type(self, status: os.stat_result) -> None:
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EISDIR, "is a directory")
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        # Files of /proc say that they are empty. (One that has grown meanwhile is found by ``check``.)
+        if not status.st_size and os.pread(self._fd, 1, 0) and not os.fstat(self._fd).st_size:
+            raise OSError(
+                errno.EINVAL, "does not tell its size: send it as standard input (put - URL < FILE)"
+            )
 
     def digest(self) -> str:
         if self._fd < 0:
@@ -147,8 +158,7 @@ async def _send(
         under_way = completion, nbytes
         position += nbytes
         left -= nbytes
-        if left:
-            await pace.spend(nbytes)
+        await pace.spend(nbytes)  # for the last piece, too: many small files have no other
     await _gone(under_way, path, progress)
     try:
         file.check()

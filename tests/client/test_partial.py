@@ -1,0 +1,71 @@
+"""What lies where a download keeps its record and its first bytes, put there by somebody else."""
+
+import json
+import os
+
+import pytest
+
+from tests.client.connected import client_for, filled
+from zcserver.client.partial import PartialFile
+
+pytestmark = pytest.mark.anyio
+
+
+def record_of(size, **more):
+    return json.dumps({"path": "/file", "validator": "v", "size": size, **more})
+
+
+def a_fifo(path):
+    os.mkfifo(path)
+
+
+def an_endless_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def a_link_to_a_record(path):
+    path.with_name("elsewhere").write_text(record_of(100))
+    path.symlink_to("elsewhere")
+
+
+def a_folder(path):
+    path.mkdir()
+
+
+def a_long_text(path):
+    path.write_text(record_of(100, padding="x" * (64 << 10)))
+
+
+@pytest.mark.parametrize("make", [a_fifo, an_endless_device, a_link_to_a_record, a_folder, a_long_text])
+def test_what_is_no_record_tells_nothing(tmp_path, make):
+    make(tmp_path / ".file.zcfrom")
+    (tmp_path / ".file.zcpart").write_bytes(b"beginning")
+    assert PartialFile(tmp_path / "file").find() is None
+
+
+async def test_a_fifo_for_a_record_does_not_stop_a_download(served, local, make_context):
+    content = filled(served / "file", 1000)
+    os.mkfifo(local / ".file.zcfrom")
+    async with client_for(served, make_context) as client:
+        await client.fetch("/file", local / "file", verify=True)
+    assert (local / "file").read_bytes() == content
+    assert os.listdir(local) == ["file"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+async def test_what_another_user_began_is_not_continued(served, local, make_context):
+    content = filled(served / "file", 1000)
+    async with client_for(served, make_context) as client:
+        validator = (await client.stat("/file")).validator
+        for theirs in (".file.zcfrom", ".file.zcpart"):
+            (local / ".file.zcfrom").write_text(record_of(1000, validator=validator))
+            (local / ".file.zcpart").write_bytes(b"their bytes")
+            os.chown(local / theirs, 12345, -1)
+            if theirs == ".file.zcpart":
+                with pytest.raises(FileExistsError, match=r"\.file\.zcpart is in the way: remove it"):
+                    await client.fetch("/file", local / "file")
+                assert (local / theirs).read_bytes() == b"their bytes"
+            else:
+                await client.fetch("/file", local / "file")
+                assert (local / "file").read_bytes() == content
