@@ -2,6 +2,7 @@
 
 from collections import deque
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -17,6 +18,9 @@ from .topic import Record, Topic
 
 _LATEST_UNDER_WAY: Final = 2
 """Messages on their way to a subscriber that wants the newest: more of them would be old when they come."""
+_UNCOMMITTED: Final = 4096
+"""Messages that one subscriber has not committed and that are noted one by one. Of more, only every second is
+left, and so on: a commit then counts as one of a message a little before, until the next."""
 
 
 class Subscription:
@@ -116,7 +120,8 @@ class Subscription:
         body = record.body
         self.cursor = record.sequence + 1
         self._sent += 1 if body is None else 2
-        self._uncommitted.append((self._sent, record.sequence))
+        if self.name:
+            self._note(record.sequence)
         record.readers += 1
         self._under_way.append(record)
         self._under_way_bytes += record.nbytes
@@ -130,6 +135,12 @@ class Subscription:
         self.delivered_bytes += record.nbytes
         completion.add_done_callback(partial(self._acknowledged, record))
         self.topic.moved()
+
+    def _note(self, sequence: int) -> None:
+        """Remember what a commit of all that was sent by now will mean."""
+        self._uncommitted.append((self._sent, sequence))
+        if len(self._uncommitted) == _UNCOMMITTED:
+            self._uncommitted = deque(islice(self._uncommitted, 1, None, 2))
 
     async def _send_both(self, head: bytes, body: Buffer | memoryview | None) -> Completion:
         if not isinstance(body, Buffer):
