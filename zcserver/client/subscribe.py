@@ -77,9 +77,10 @@ class TopicMessage:
         """Tell the server that this message, and all before it, are done with.
 
         A subscriber of the same name that begins with ``committed`` goes on behind it. It is not lost with
-        the connection: the next one carries it.
+        the connection: the next one carries it. After a restart of the server, which counts anew, it means
+        nothing any more.
         """
-        await self._subscription.committed_upto(self.sequence, *self._mark)
+        await self._subscription.committed_upto(self.epoch, self.sequence, *self._mark)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -198,8 +199,10 @@ class Subscription:
         self.missed += head.last - head.sequence + 1
         self.position = head.last + 1
 
-    async def committed_upto(self, sequence: int, stream: Stream, count: int) -> None:
+    async def committed_upto(self, epoch: str, sequence: int, stream: Stream, count: int) -> None:
         """What :meth:`TopicMessage.commit` does."""
+        if epoch != self.epoch:
+            return
         self.committed = max(self.committed, sequence)
         if stream is self._stream and not stream.is_over and count > self._told:
             self._told = count
