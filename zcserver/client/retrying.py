@@ -79,7 +79,11 @@ class Retrying:
                 raise ConnectionLostError(f"{connection.name} is closing the connection")
             given = {name: value for name, value in args.items() if value not in (None, "")}
             stream = await connection.open(method, path, **given)
-            reply = await stream.response()
+            try:
+                reply = await stream.response()
+            except BaseException:
+                stream.reset(reason="given up before there was a reply")
+                raise
         except INTERRUPTED:
             self._lost = connection
             raise

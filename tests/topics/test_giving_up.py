@@ -1,0 +1,46 @@
+"""What is cancelled or closed in the middle leaves nothing behind at the server."""
+
+import anyio
+import pytest
+
+import zcserver
+from tests.raw_peer import until
+from tests.topics.wire import serving
+from zcserver.topics import TopicSettings
+
+pytestmark = pytest.mark.anyio
+
+
+def client_of(served, make_context):
+    return zcserver.Client(f"zc://127.0.0.1:{served.server.port}/", context=make_context())
+
+
+async def cancelled_before_the_reply(client, operation):
+    """Run it until its request is under way, and cancel it then."""
+    streams = client.connection.engine.codec.streams
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(operation)
+        await until(lambda: streams)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_subscriber_cancelled_while_it_subscribes_blocks_nobody(make_context):
+    async with (
+        serving(make_context, TopicSettings(retain_count=2, block=True)) as served,
+        client_of(served, make_context) as client,
+    ):
+        topic = served.topics.topic("/t")
+        subscription = client.subscribe("/t", policy="block", name="w")
+        await cancelled_before_the_reply(client, subscription.open)
+        await until(lambda: not client.connection.engine.codec.streams and not topic.subscriptions)
+        for _ in range(10):
+            await topic.publish(b"x")
+
+
+async def test_a_publisher_cancelled_while_it_connects_leaves_no_stream(make_context):
+    async with serving(make_context) as served, client_of(served, make_context) as client:
+        publisher = client.publisher("/t")
+        await cancelled_before_the_reply(client, publisher.flush)
+        publisher.close()
+        await until(lambda: not client.connection.engine.codec.streams)
+        await until(lambda: not served.topics._all_publishings)
