@@ -5,7 +5,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import deadline, until
-from tests.topics.wire import publisher, serving
+from tests.topics.wire import publisher, serving, subscriber
 from zcserver.client import Missing
 from zcserver.topic_protocol import SUPERSEDED, Reason
 from zcserver.topics import Topics, TopicSettings
@@ -135,7 +135,7 @@ async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(
             async with line.client.publisher("/t", on_retry=line.retries.append) as writer:
                 for number in range(1, rounds * each + 1):
                     if number % 2:
-                        buffer = await acquired(writer)
+                        buffer = await writer.acquire(SIZE)
                         buffer.view[:] = content(number)
                         await writer.publish(buffer)
                     else:
@@ -157,13 +157,43 @@ async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(
     assert (stats.in_flight, stats.filling) == (0, 0)
 
 
-async def acquired(writer):
-    """Acquiring fails while the connection is lost: publishing makes it anew."""
-    while True:
-        try:
-            return await writer.acquire(SIZE)
-        except zcserver.ConnectionLostError:
+async def test_a_buffer_can_be_acquired_although_the_connection_is_lost(make_context):
+    async with (
+        serving(make_context) as served,
+        Line(served, make_context) as line,
+        line.client.publisher("/t", on_retry=line.retries.append) as writer,
+    ):
+        for number in range(1, 4):
+            buffer = await writer.acquire(SIZE)
+            buffer.view[:] = content(number)
+            await writer.publish(buffer)
             await writer.flush()
+            line.client.connection.abort()
+        assert served.topics.topic("/t").next == 4
+        assert writer.reconnections == len(line.retries) == 2
+
+
+async def test_a_buffer_is_waited_for_while_subscribers_block(make_context):
+    size, most = 512 * 1024, 3  # so many fit into the publisher's pool
+    settings = TopicSettings(retain_count=1, block=True)
+    async with serving(make_context, settings) as served:
+        reader = await subscriber(await served.connect(), policy="block", name="w")
+        context = make_context(pool_size=2 << 20, memory_seconds=0)
+        published = []
+
+        async def publish():
+            address = f"zc://127.0.0.1:{served.server.port}/"
+            async with zcserver.Client(address, context=context) as client, client.publisher("/t") as writer:
+                for number in range(1, 4 * most):
+                    await writer.publish(await writer.acquire(size))
+                    published.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish)
+            await until(lambda: len(published) == most)
+            for number in range(1, 4 * most):
+                assert (await reader.take(1))[0][0] == number
+                await reader.stream.commit(reader.messages)
 
 
 async def test_a_publisher_known_by_name_goes_on_after_a_restart_of_its_program(make_context):

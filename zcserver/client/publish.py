@@ -3,11 +3,12 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from zcserver.errors import MessageTooLargeError, MisuseError
+from zcserver.errors import ConnectionLostError, MessageTooLargeError, MisuseError, PoolTimeoutError
 from zcserver.memory import Buffer
 from zcserver.stream import Stream
 from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_TYPE, PUBLISH, Head, Kind
@@ -85,8 +86,24 @@ class Publisher:
         return self._retrying.reconnections
 
     async def acquire(self, nbytes: int) -> Buffer:
-        """A buffer to fill and publish, which goes by reference. As :meth:`Connection.acquire`."""
-        return await self._client.connection.acquire(nbytes)
+        """A buffer to fill and publish, which goes by reference.
+
+        Waits as :meth:`publish` does: while more than the window is not accepted yet, and for another
+        connection if this one is lost. Raises as :meth:`publish` and :meth:`Connection.acquire` do, but no
+        PoolTimeoutError while messages wait to be accepted: their memory will come home.
+        """
+        while True:
+            await self.settle(lambda: self._has_room(nbytes))
+            stream = self._stream
+            assert stream is not None  # what `settle` has just seen to
+            try:
+                return await stream.connection.acquire(nbytes)
+            except PoolTimeoutError:
+                if not self._unaccepted:
+                    raise
+                await Publication(self, self._unaccepted[0].sequence).wait()
+            except ConnectionLostError as error:
+                await self._interrupted(error, stream)
 
     async def publish(self, data: Any, *, key: str = "", content_type: str = "") -> Publication:
         """Send a message; waits while more than the window is not accepted yet.
@@ -131,20 +148,22 @@ class Publisher:
                 async with self._lock:
                     stream = self._stream or await self._open()
                     await self._send_all(stream)
-                    self._reap(stream)
                     if satisfied():
                         return
                     upto = self._unaccepted[0].upto
                 await stream.wait_committed(upto)
-                self._reap(stream)
             except INTERRUPTED as error:
-                async with self._lock:
-                    if self._stream is stream:
-                        self._stream = None
-                        await self._retrying.failed(error, stream)
+                await self._interrupted(error, stream)
             if satisfied() and not self._unsent():
                 return
         raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
+
+    async def _interrupted(self, error: Exception, stream: Stream | None) -> None:
+        """What ``stream`` was used for has failed: wait until another one is worth a try, or raise."""
+        async with self._lock:
+            if self._stream is stream:
+                self._stream = None
+                await self._retrying.failed(error, stream)
 
     async def _check_size(self, size: int) -> None:
         if not self.max_message:
@@ -174,6 +193,7 @@ class Publisher:
         for outbound in self._unaccepted:
             outbound.upto = 0
         self._stream, self._sent = stream, 0
+        stream.on_change = partial(self._reap, stream)
         return stream
 
     async def _send_all(self, stream: Stream) -> None:
@@ -201,6 +221,7 @@ class Publisher:
             await stream.send(body.data)
 
     def _reap(self, stream: Stream) -> None:
+        """Let go of what was accepted, as soon as that is known: others may wait for its memory."""
         if stream is not self._stream:
             return
         committed = stream.committed
