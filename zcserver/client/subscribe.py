@@ -1,5 +1,6 @@
 """Subscribing: the messages of a topic, each once and in order, across lost connections."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -8,9 +9,9 @@ import anyio
 
 from zcserver.errors import TransferError
 from zcserver.stream import Stream
-from zcserver.topic_protocol import SUBSCRIBE, Head, Kind, MalformedError, Reason, decode
+from zcserver.topic_protocol import POSITION, SUBSCRIBE, Head, Kind, MalformedError, Reason, decode
 
-from .request import number, text
+from .request import ask, number, text
 from .retrying import INTERRUPTED, Retrying
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Subscription:
         self._retrying = retrying
         self._stream: Stream | None = None
         self._received = 0  # ZCP/1 messages on this stream
-        self._told = 0  # of which the server knows that they are done with
+        self._told = 0  # committed as the server knows, or before the first that was asked for
         self._head: Head | None = None  # its payload is still to come
         self._gaps: list[Missing] = []
         self._closed = False
@@ -143,6 +144,7 @@ class Subscription:
         """Subscribe now instead of with the first message: what is published from here on is not missed."""
         if self._stream is not None:
             return self._stream
+        carried = max(self.committed, self._told)
         stream, reply = await self._retrying.open(
             SUBSCRIBE,
             self.topic,
@@ -150,15 +152,19 @@ class Subscription:
             policy=self._policy,
             name=self._name,
             epoch=self.epoch,
-            committed=self.committed or None,
+            committed=carried if self._name and self.position is not None else None,
         )
         epoch, start = text(reply, "epoch"), number(reply, "start", 1)
-        if self.epoch not in ("", epoch):
-            assert self.position is not None  # it is known as long as the epoch is
-            self._gaps.append(Missing(self.position, None, Reason.RESTARTED))
-            self.committed = 0
+        if self.epoch == epoch:
+            self._told = carried
+        else:
+            if self.position is not None:
+                self._gaps.append(Missing(self.position, None, Reason.RESTARTED))
+            self.committed, self._told = 0, start - 1
         self.epoch, self.position = epoch, start
-        self._stream, self._received, self._told, self._head = stream, 0, 0, None
+        self._stream, self._received, self._head = stream, 0, None
+        if self.committed > self._told:
+            await self._tell(stream)  # it was committed in the meantime
         return stream
 
     async def _receive(self, stream: Stream) -> TopicMessage:
@@ -201,12 +207,27 @@ class Subscription:
 
     async def committed_upto(self, epoch: str, sequence: int, stream: Stream, count: int) -> None:
         """What :meth:`TopicMessage.commit` does."""
-        if epoch != self.epoch:
+        if epoch != self.epoch or sequence <= self.committed:
             return
-        self.committed = max(self.committed, sequence)
-        if stream is self._stream and not stream.is_over and count > self._told:
-            self._told = count
+        self.committed = sequence
+        current = self._stream
+        if current is None or current.is_over:
+            return  # the next connection carries it
+        if stream is current:
+            self._told = sequence
             await stream.commit(count)
+        else:
+            await self._tell(current)
+
+    async def _tell(self, stream: Stream) -> None:
+        """Commit what came by a stream of before, which no count of this one's messages can name."""
+        if not self._name:
+            return
+        committed = self.committed
+        with contextlib.suppress(*INTERRUPTED):
+            arguments = {"name": self._name, "epoch": self.epoch, "committed": committed}
+            await ask(stream.connection, POSITION, self.topic, **arguments)
+            self._told = max(self._told, committed)
 
     async def __aenter__(self) -> Self:
         while self._stream is None:
@@ -227,6 +248,8 @@ class Subscription:
             return
         try:
             with anyio.move_on_after(_PARTING):
+                if self.committed > self._told:
+                    await self._tell(stream)
                 # The end must not overtake a commit, nor a reset the end.
                 await (await stream.end()).wait()
         except INTERRUPTED:

@@ -27,10 +27,19 @@ class Subscription:
     """``cursor`` is the sequence number that it gets next; ``missed`` counts those that it did not get.
 
     ``oldest``: the lowest number it has not acknowledged. ``needed``: the lowest that a publisher has to wait
-    for, should the policy be to block: what was not sent, or with a ``name`` what was not committed.
+    for, should the policy be to block: what was not sent, or with a ``name`` what was not ``committed``. One
+    that resumes says what that is, since it may still commit what it was sent before ``start``.
     """
 
-    def __init__(self, topic: Topic, stream: Stream, policy: Policy, start: int, name: str) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        stream: Stream,
+        policy: Policy,
+        start: int,
+        name: str,
+        committed: int | None,
+    ) -> None:
         self.topic = topic
         self.stream = stream
         self.policy = policy
@@ -39,7 +48,7 @@ class Subscription:
         self.delivered = 0
         self.delivered_bytes = 0
         self.missed = 0
-        self._committed = start - 1
+        self.committed = start - 1 if committed is None else committed
         self._under_way: deque[Record] = deque()
         self._under_way_bytes = 0
         self._uncommitted: deque[tuple[int, int]] = deque()  # (messages sent by then, sequence number)
@@ -56,7 +65,7 @@ class Subscription:
 
     @property
     def needed(self) -> int:
-        return self._committed + 1 if self.name else self.cursor
+        return self.committed + 1 if self.name else self.cursor
 
     async def deliver(self) -> None:
         """Send until the subscriber or the topic ends; StreamResetError when it is too slow."""
@@ -168,10 +177,10 @@ class Subscription:
     def _changed(self) -> None:
         """The subscriber may have committed messages."""
         waiting, committed = self._uncommitted, self.stream.committed
-        before = self._committed
+        before = self.committed
         while waiting and waiting[0][0] <= committed:
-            self._committed = waiting.popleft()[1]
-        if self.name and self._committed > before:
-            self.topic.remember(self.topic.positions, self.name, self._committed)
+            self.committed = max(self.committed, waiting.popleft()[1])
+        if self.name and self.committed > before:
+            self.topic.remember(self.topic.positions, self.name, self.committed)
             self.topic.moved()
         self.wake()
