@@ -90,7 +90,9 @@ class Subscription:
     async def _step(self) -> bool:
         """Send what is next; False when nothing can be sent now."""
         topic = self.topic
-        if self.cursor < topic.first and self._began and self.policy is Policy.DISCONNECT:
+        behind, began = self.cursor < topic.first, self._began
+        self._began = True
+        if behind and began and self.policy is Policy.DISCONNECT:
             raise StreamResetError(
                 TOO_SLOW,
                 f"the messages {self.cursor} to {topic.first - 1} of {topic.name} left its window "
@@ -98,14 +100,17 @@ class Subscription:
             )
         if self._is_full():
             return False
-        if self.policy is Policy.LATEST and self._began and self.cursor < topic.next - 1:
+        # Announcing may have to wait, and the window moves on meanwhile: what comes then is decided anew.
+        if behind and not began:
+            await self._miss(topic.first, Reason.NOT_RETAINED)
+        elif self.policy is Policy.LATEST and self.cursor < topic.next - 1:
             await self._miss(topic.next - 1, Reason.CONFLATED)
-        if self.cursor < topic.first:
-            await self._miss(topic.first, Reason.DROPPED if self._began else Reason.NOT_RETAINED)
-        self._began = True
-        if self.cursor >= topic.next:
+        elif behind:
+            await self._miss(topic.first, Reason.DROPPED)
+        elif self.cursor < topic.next:
+            await self._send(topic.record(self.cursor))
+        else:
             return False
-        await self._send(topic.record(self.cursor))
         return True
 
     def _is_full(self) -> bool:
