@@ -43,7 +43,7 @@ async def test_a_subscriber_that_stops_for_a_while_is_told_what_it_missed(make_c
 
 
 @pytest.mark.parametrize("more", [3, 10])
-async def test_what_leaves_the_window_while_a_gap_is_announced_is_announced_too(make_context, monkeypatch, more):
+async def test_what_leaves_the_window_while_a_gap_is_announced_is_told_too(make_context, monkeypatch, more):
     most = 64
     monkeypatch.setattr("zcserver.stream._QUEUED_MESSAGES", most)
     async with serving(make_context, SETTINGS) as served:

@@ -302,6 +302,34 @@ async def test_tries_are_told_grow_apart_and_end(make_context, at_once):
             await anext(impatient)
 
 
+async def test_too_many_topics_is_a_refusal_that_leaves_the_connection_to_others(make_context):
+    async with serving(make_context, max_topics=1) as served, Line(served, make_context) as line:
+        connection = line.client.connection
+        subscription = line.client.subscribe("/t")
+        await subscription.open()
+        for refused in (line.client.subscribe("/u").open(), line.client.publish("/u", b"x")):
+            with pytest.raises(zcserver.StreamResetError, match="has 1 topics already"):
+                await refused
+        with pytest.raises(zcserver.StreamResetError):
+            await anext(line.client.subscribe("/u", on_retry=line.retries.append))
+        await served.topics.topic("/t").publish(b"1")
+        assert (await anext(subscription)).sequence == 1
+        assert (line.client.connection, line.retries) == (connection, [])
+
+
+async def test_a_stream_that_the_server_cancels_is_opened_again_on_the_same_connection(make_context, at_once):
+    async with serving(make_context) as served, Line(served, make_context) as line:
+        connection = line.client.connection
+        async with line.client.subscribe("/t", on_retry=line.retries.append) as subscription:
+            topic = served.topics.topic("/t")
+            (serving_it,) = topic.subscriptions
+            serving_it.stream.reset(reason="for once")
+            await topic.publish(b"1")
+            assert (await anext(subscription)).sequence == 1
+            assert (len(line.retries), subscription.reconnections) == (1, 1)
+            assert line.client.connection is connection
+
+
 async def test_one_off_messages_and_limits_of_the_client(make_context):
     settings = TopicSettings(retain_bytes=1 << 20)
     async with serving(make_context, settings) as served, Line(served, make_context) as line:
