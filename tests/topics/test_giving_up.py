@@ -44,3 +44,44 @@ async def test_a_publisher_cancelled_while_it_connects_leaves_no_stream(make_con
         publisher.close()
         await until(lambda: not client.connection.engine.codec.streams)
         await until(lambda: not served.topics._all_publishings)
+
+
+async def test_a_publisher_that_another_task_closes_says_so_to_all_who_wait(make_context):
+    settings = TopicSettings(retain_count=1, block=True)
+    async with serving(make_context, settings) as served, client_of(served, make_context) as client:
+        writer = client.publisher("/t", window=1)
+        closed = []
+
+        async def told(operation):
+            with pytest.raises(zcserver.MisuseError, match="is closed"):
+                await operation
+            closed.append(operation)
+
+        async with client.subscribe("/t", policy="block", name="w"), anyio.create_task_group() as tasks:
+            await writer.publish(b"1")
+            publication = await writer.publish(b"2")
+            for operation in (writer.flush(), publication.wait(), writer.publish(b"3")):
+                tasks.start_soon(told, operation)
+            await until(lambda: served.topics.topic("/t")._moved is not None)
+            writer.close()
+        assert len(closed) == 3
+        await until(lambda: not served.topics._all_publishings)
+
+
+async def test_a_publisher_closed_while_it_connects_or_sends_leaves_no_stream(make_context):
+    async with serving(make_context) as served, client_of(served, make_context) as client:
+        streams = client.connection.engine.codec.streams
+        for connected in (False, True):
+            writer = client.publisher("/t")
+            if connected:
+                await writer.flush()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(closed_meanwhile, writer)
+                await until(lambda: streams)
+                writer.close()
+            await until(lambda: not streams and not served.topics._all_publishings)
+
+
+async def closed_meanwhile(writer):
+    with pytest.raises(zcserver.MisuseError, match="is closed"):
+        await (await writer.publish(bytes(1 << 20))).wait()

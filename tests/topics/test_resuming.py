@@ -127,6 +127,39 @@ async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context)
                 again.close()
 
 
+async def test_a_message_that_is_refused_does_not_stand_in_the_way_of_later_ones(make_context):
+    settings = TopicSettings(retain_count=1, block=True)
+    context = make_context()
+    large = bytes(2 << 20)
+    with deadline():
+        topics = Topics(context, settings)
+        async with (
+            zcserver.serve(topics.handle, port=0, context=context) as first,
+            zcserver.Client(f"zc://127.0.0.1:{first.port}/", context=make_context()) as client,
+        ):
+            topic, writer = topics.topic("/t"), client.publisher("/t")
+            async with client.subscribe("/t", policy="block", name="w"):
+                await client.publish("/t", b"1")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.publish, "/t", large)
+                    await until(lambda: topic._moved is not None)
+                    tasks.cancel_scope.cancel()
+                await writer.publish(large)  # this one has gone out, too, and is not accepted
+                topics.close()
+            await first.aclose()
+            again = Topics(context, TopicSettings(retain_bytes=1 << 20))
+            async with zcserver.serve(again.handle, port=first.port, context=context):
+                with pytest.raises(zcserver.StreamResetError, match="2097152 bytes"):
+                    await client.publish("/t", b"small")
+                await client.publish("/t", b"small")
+                assert again.topic("/t").next == 2
+                for operation in (writer.flush(), writer.publish(b"small"), writer.acquire(1)):
+                    with pytest.raises(zcserver.StreamResetError, match="2097152 bytes"):
+                        await operation
+                assert writer.is_closed
+                again.close()
+
+
 async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(make_context):
     rounds, each = 20, 6
     async with serving(make_context, TopicSettings(retain_bytes=64 << 20)) as served:

@@ -14,7 +14,7 @@ from zcserver.stream import Stream
 from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_TYPE, PUBLISH, Head, Kind
 
 from .request import number
-from .retrying import INTERRUPTED, Retrying
+from .retrying import INTERRUPTED, Retrying, is_refusal
 
 if TYPE_CHECKING:
     from .client import Client
@@ -78,12 +78,18 @@ class Publisher:
         self._stream: Stream | None = None
         self._sent = 0  # ZCP/1 messages on this stream
         self._closed = False
+        self._refusal: Exception | None = None
         self._lock = anyio.Lock()
 
     @property
     def reconnections(self) -> int:
         """How often it went on by a new connection."""
         return self._retrying.reconnections
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or refused by the server: it publishes nothing any more."""
+        return self._closed
 
     async def acquire(self, nbytes: int) -> Buffer:
         """A buffer to fill and publish, which goes by reference.
@@ -111,7 +117,8 @@ class Publisher:
         ``data`` is a buffer of :meth:`acquire`, which is gone for you, or any bytes, which must not change
         before it is accepted. Cancelled while it waits for room it has published nothing; after that the
         message goes out with the next call. Raises MessageTooLargeError with the topic's limit,
-        StreamResetError when the server refuses, and ConnectionLostError when it stays away.
+        StreamResetError when the server refuses, and ConnectionLostError when it stays away. A refusal closes
+        the publisher: what was not accepted is given up, and every later call raises it again.
         """
         size = len(memoryview(data).cast("B")) if not isinstance(data, Buffer) else len(data)
         if len(key.encode()) > MAX_KEY or len(content_type.encode()) > MAX_TYPE:
@@ -119,6 +126,7 @@ class Publisher:
         await self._check_size(size)
         await self.settle(lambda: self._has_room(size))
         async with self._lock:
+            self._check_open()
             self._sequence += 1
             self._unaccepted.append(self._outbound(data, size, key, content_type))
             self._waiting_bytes += size
@@ -142,12 +150,14 @@ class Publisher:
 
     async def settle(self, satisfied: Callable[[], bool]) -> None:
         """Send, wait for the topic to accept, connect again if need be, until ``satisfied``."""
-        while not self._closed:
+        while True:
+            self._check_open()
             stream = self._stream
             try:
                 async with self._lock:
                     stream = self._stream or await self._open()
                     await self._send_all(stream)
+                    self._check_open()
                     if satisfied():
                         return
                     upto = self._unaccepted[0].upto
@@ -156,14 +166,24 @@ class Publisher:
                 await self._interrupted(error, stream)
             if satisfied() and not self._unsent():
                 return
-        raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
+
+    def _check_open(self) -> None:
+        """Another task may close it, or learn that it is refused, whenever this one waits."""
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        if self._closed:
+            raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
 
     async def _interrupted(self, error: Exception, stream: Stream | None) -> None:
         """What ``stream`` was used for has failed: wait until another one is worth a try, or raise."""
         async with self._lock:
-            if self._stream is stream:
-                self._stream = None
-                await self._retrying.failed(error, stream)
+            if self._closed or self._stream is not stream:
+                return
+            self._stream = None
+            if is_refusal(error):  # it would be the same whatever is published next: that waits behind it
+                self._refusal = error
+                self.close()
+            await self._retrying.failed(error, stream)
 
     async def _check_size(self, size: int) -> None:
         if not self.max_message:
@@ -183,6 +203,9 @@ class Publisher:
 
     async def _open(self) -> Stream:
         stream, reply = await self._retrying.open(PUBLISH, self.topic, publisher=self.name)
+        if self._closed:
+            stream.reset(reason="the publisher is done")
+            self._check_open()
         accepted = number(reply, "accepted")
         self.max_message = number(reply, "max_message", 1)
         if not self._sequence:
