@@ -126,6 +126,19 @@ async def test_a_commit_of_what_came_by_an_earlier_connection_reaches_the_server
             assert (await anext(subscription)).sequence == 1
 
 
+async def test_closing_tells_what_was_committed_although_the_connection_is_lost(make_context, worker):
+    async with serving(make_context, SETTINGS) as served:
+        topic = served.topics.topic("/t")
+        async with worker(served) as (client, subscription):
+            for _ in range(3):
+                await topic.publish(b"x")
+            first, second = [await anext(subscription) for _ in range(2)]
+            await first.commit()
+            client.connection.abort()
+            await second.commit()
+        assert topic.positions == {"w": 2}
+
+
 async def test_a_commit_while_the_connection_is_made_anew_is_told(make_context, worker):
     async with serving(make_context, SETTINGS) as served:
         topic = served.topics.topic("/t")

@@ -11,7 +11,7 @@ from zcserver.errors import TransferError
 from zcserver.stream import Stream
 from zcserver.topic_protocol import POSITION, SUBSCRIBE, Head, Kind, MalformedError, Reason, decode
 
-from .request import ask, number, text
+from .request import number, text
 from .retrying import INTERRUPTED, Retrying
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Subscription:
         self.epoch, self.position = epoch, start
         self._stream, self._received, self._head = stream, 0, None
         if self.committed > self._told:
-            await self._tell(stream)  # it was committed in the meantime
+            await self._tell()  # it was committed in the meantime
         return stream
 
     async def _receive(self, stream: Stream) -> TopicMessage:
@@ -217,16 +217,18 @@ class Subscription:
             self._told = sequence
             await stream.commit(count)
         else:
-            await self._tell(current)
+            await self._tell()
 
-    async def _tell(self, stream: Stream) -> None:
-        """Commit what came by a stream of before, which no count of this one's messages can name."""
+    async def _tell(self) -> None:
+        """Commit by number: no count of this stream's messages can name what came by one of before."""
         if not self._name:
             return
         committed = self.committed
         with contextlib.suppress(*INTERRUPTED):
-            arguments = {"name": self._name, "epoch": self.epoch, "committed": committed}
-            await ask(stream.connection, POSITION, self.topic, **arguments)
+            stream, _ = await self._retrying.open(
+                POSITION, self.topic, name=self._name, epoch=self.epoch, committed=committed
+            )
+            stream.reset(reason="that was all")
             self._told = max(self._told, committed)
 
     async def __aenter__(self) -> Self:
@@ -241,21 +243,20 @@ class Subscription:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the subscription; what was committed reaches the server, unless the connection is lost."""
+        """End the subscription; what was committed reaches the server, unless that is out of reach."""
         self._closed = True
         stream, self._stream = self._stream, None
-        if stream is None or stream.is_over:
-            return
+        lost = stream is None or stream.is_over
         try:
-            with anyio.move_on_after(_PARTING):
-                if self.committed > self._told:
-                    await self._tell(stream)
-                # The end must not overtake a commit, nor a reset the end.
-                await (await stream.end()).wait()
-        except INTERRUPTED:
-            return
+            with anyio.move_on_after(_PARTING), contextlib.suppress(*INTERRUPTED):
+                if self.committed > (0 if lost else self._told):  # what it was told may be lost, too
+                    await self._tell()
+                if stream is not None and not lost:
+                    # The end must not overtake a commit, nor a reset the end.
+                    await (await stream.end()).wait()
         finally:
-            stream.reset(reason="the subscriber is done")
+            if stream is not None:
+                stream.reset(reason="the subscriber is done")
 
 
 def _decode(data: memoryview) -> tuple[Head, memoryview]:
