@@ -37,6 +37,25 @@ async def test_a_subscriber_cancelled_while_it_subscribes_blocks_nobody(make_con
             await topic.publish(b"x")
 
 
+@pytest.mark.parametrize("connected", [False, True])
+async def test_a_subscription_that_another_task_closes_ends_without_another_try(make_context, connected):
+    retries = []
+    async with serving(make_context) as served, client_of(served, make_context) as client:
+        subscription = client.subscribe("/t", on_retry=retries.append)
+        streams = client.connection.engine.codec.streams
+        stream = await subscription.open() if connected else None
+
+        async def read():
+            assert [message async for message in subscription] == []
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await until(lambda: streams if stream is None else stream._receiving)
+            await subscription.aclose()
+        await until(lambda: not streams and not served.topics.topic("/t").subscriptions)
+        assert retries == []
+
+
 async def test_a_publisher_cancelled_while_it_connects_leaves_no_stream(make_context):
     async with serving(make_context) as served, client_of(served, make_context) as client:
         publisher = client.publisher("/t")

@@ -137,7 +137,8 @@ class Subscription:
                 return await self._receive(stream)
             except INTERRUPTED as error:
                 self._stream = None
-                await self._retrying.failed(error, stream)
+                if not self._closed:
+                    await self._retrying.failed(error, stream)
         raise StopAsyncIteration
 
     async def open(self) -> Stream:
@@ -154,6 +155,9 @@ class Subscription:
             epoch=self.epoch,
             committed=carried if self._name and self.position is not None else None,
         )
+        if self._closed:  # by another task, meanwhile
+            stream.reset(reason="the subscriber is done")
+            raise anyio.EndOfStream
         epoch, start = text(reply, "epoch"), number(reply, "start", 1)
         if self.epoch == epoch:
             self._told = carried
@@ -232,7 +236,7 @@ class Subscription:
             self._told = max(self._told, committed)
 
     async def __aenter__(self) -> Self:
-        while self._stream is None:
+        while self._stream is None and not self._closed:
             try:
                 await self.open()
             except INTERRUPTED as error:
