@@ -10,7 +10,8 @@ from typing import Final
 
 PUBLISH: Final = "PUBLISH"
 SUBSCRIBE: Final = "SUBSCRIBE"
-METHODS: Final = frozenset({PUBLISH, SUBSCRIBE})
+POSITION: Final = "POSITION"
+METHODS: Final = frozenset({PUBLISH, SUBSCRIBE, POSITION})
 
 # Reset codes beside those of ZCP/1 and of the file protocol.
 TOO_SLOW: Final = 0x120

@@ -44,6 +44,38 @@ async def test_a_subscriber_that_stops_for_a_while_is_told_what_it_missed(make_c
         assert sum(missed) == sum(each[1] - each[0] + 1 for each in told if isinstance(each, tuple))
 
 
+@pytest.mark.parametrize("more", [3, 10])
+async def test_what_leaves_the_window_while_a_gap_is_announced_is_told_too(make_context, monkeypatch, more):
+    most = 64
+    monkeypatch.setattr("zcserver.stream._QUEUED_MESSAGES", most)
+    async with serving(make_context, SETTINGS) as served:
+        topic = served.topics.topic("/t")
+        reader = await subscriber(await served.connect())
+        await until(lambda: topic.subscriptions)
+        (subscription,) = topic.subscriptions
+        while len(subscription.stream._channel.outgoing) < most:
+            await topic.publish(b"x")
+            await until(lambda: subscription.cursor == topic.next)
+        for _ in range(10):
+            await topic.publish(b"x")
+        await until(lambda: subscription.missed)  # which it cannot be told yet
+        for _ in range(more):
+            await topic.publish(b"x")
+        due = 1
+        for each in await reader.story(topic.next - 1):
+            first, last = each[:2] if isinstance(each, tuple) else (each, each)
+            assert first == due
+            due = last + 1
+
+
+async def test_the_newest_is_what_a_subscriber_of_the_latest_begins_with(make_context):
+    async with serving(make_context) as served:
+        for _ in range(5):
+            await served.topics.topic("/t").publish(b"x")
+        reader = await subscriber(await served.connect(), policy="latest", from_=2)
+        assert await reader.story(5) == [(2, 4, Reason.CONFLATED), 5]
+
+
 async def test_a_subscriber_that_would_rather_not_miss_anything_is_disconnected(make_context):
     async with serving(make_context, SETTINGS) as served:
         stopped = await stopped_subscriber(served, policy="disconnect")

@@ -5,7 +5,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import deadline, until
-from tests.topics.wire import publisher, serving
+from tests.topics.wire import publisher, serving, subscriber
 from zcserver.client import Missing
 from zcserver.topic_protocol import SUPERSEDED, Reason
 from zcserver.topics import Topics, TopicSettings
@@ -127,6 +127,39 @@ async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context)
                 again.close()
 
 
+async def test_a_message_that_is_refused_does_not_stand_in_the_way_of_later_ones(make_context):
+    settings = TopicSettings(retain_count=1, block=True)
+    context = make_context()
+    large = bytes(2 << 20)
+    with deadline():
+        topics = Topics(context, settings)
+        async with (
+            zcserver.serve(topics.handle, port=0, context=context) as first,
+            zcserver.Client(f"zc://127.0.0.1:{first.port}/", context=make_context()) as client,
+        ):
+            topic, writer = topics.topic("/t"), client.publisher("/t")
+            async with client.subscribe("/t", policy="block", name="w"):
+                await client.publish("/t", b"1")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.publish, "/t", large)
+                    await until(lambda: topic._moved is not None)
+                    tasks.cancel_scope.cancel()
+                await writer.publish(large)  # this one has gone out, too, and is not accepted
+                topics.close()
+            await first.aclose()
+            again = Topics(context, TopicSettings(retain_bytes=1 << 20))
+            async with zcserver.serve(again.handle, port=first.port, context=context):
+                with pytest.raises(zcserver.StreamResetError, match="2097152 bytes"):
+                    await client.publish("/t", b"small")
+                await client.publish("/t", b"small")
+                assert again.topic("/t").next == 2
+                for operation in (writer.flush(), writer.publish(b"small"), writer.acquire(1)):
+                    with pytest.raises(zcserver.StreamResetError, match="2097152 bytes"):
+                        await operation
+                assert writer.is_closed
+                again.close()
+
+
 async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(make_context):
     rounds, each = 20, 6
     async with serving(make_context, TopicSettings(retain_bytes=64 << 20)) as served:
@@ -135,7 +168,7 @@ async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(
             async with line.client.publisher("/t", on_retry=line.retries.append) as writer:
                 for number in range(1, rounds * each + 1):
                     if number % 2:
-                        buffer = await acquired(writer)
+                        buffer = await writer.acquire(SIZE)
                         buffer.view[:] = content(number)
                         await writer.publish(buffer)
                     else:
@@ -157,13 +190,43 @@ async def test_a_publisher_cut_off_twenty_times_leaves_no_duplicate_and_no_hole(
     assert (stats.in_flight, stats.filling) == (0, 0)
 
 
-async def acquired(writer):
-    """Acquiring fails while the connection is lost: publishing makes it anew."""
-    while True:
-        try:
-            return await writer.acquire(SIZE)
-        except zcserver.ConnectionLostError:
+async def test_a_buffer_can_be_acquired_although_the_connection_is_lost(make_context):
+    async with (
+        serving(make_context) as served,
+        Line(served, make_context) as line,
+        line.client.publisher("/t", on_retry=line.retries.append) as writer,
+    ):
+        for number in range(1, 4):
+            buffer = await writer.acquire(SIZE)
+            buffer.view[:] = content(number)
+            await writer.publish(buffer)
             await writer.flush()
+            line.client.connection.abort()
+        assert served.topics.topic("/t").next == 4
+        assert writer.reconnections == len(line.retries) == 2
+
+
+async def test_a_buffer_is_waited_for_while_subscribers_block(make_context):
+    size, most = 512 * 1024, 3  # so many fit into the publisher's pool
+    settings = TopicSettings(retain_count=1, block=True)
+    async with serving(make_context, settings) as served:
+        reader = await subscriber(await served.connect(), policy="block", name="w")
+        context = make_context(pool_size=2 << 20, memory_seconds=0)
+        published = []
+
+        async def publish():
+            address = f"zc://127.0.0.1:{served.server.port}/"
+            async with zcserver.Client(address, context=context) as client, client.publisher("/t") as writer:
+                for number in range(1, 4 * most):
+                    await writer.publish(await writer.acquire(size))
+                    published.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish)
+            await until(lambda: len(published) == most)
+            for number in range(1, 4 * most):
+                assert (await reader.take(1))[0][0] == number
+                await reader.stream.commit(reader.messages)
 
 
 async def test_a_publisher_known_by_name_goes_on_after_a_restart_of_its_program(make_context):
@@ -270,6 +333,34 @@ async def test_tries_are_told_grow_apart_and_end(make_context, at_once):
         impatient = line.client.subscribe("/t", retry_seconds=0)
         with pytest.raises(zcserver.ConnectionLostError):
             await anext(impatient)
+
+
+async def test_too_many_topics_is_a_refusal_that_leaves_the_connection_to_others(make_context):
+    async with serving(make_context, max_topics=1) as served, Line(served, make_context) as line:
+        connection = line.client.connection
+        subscription = line.client.subscribe("/t")
+        await subscription.open()
+        for refused in (line.client.subscribe("/u").open(), line.client.publish("/u", b"x")):
+            with pytest.raises(zcserver.StreamResetError, match="has 1 topics already"):
+                await refused
+        with pytest.raises(zcserver.StreamResetError):
+            await anext(line.client.subscribe("/u", on_retry=line.retries.append))
+        await served.topics.topic("/t").publish(b"1")
+        assert (await anext(subscription)).sequence == 1
+        assert (line.client.connection, line.retries) == (connection, [])
+
+
+async def test_a_stream_that_the_server_cancels_is_opened_again_on_the_same_connection(make_context, at_once):
+    async with serving(make_context) as served, Line(served, make_context) as line:
+        connection = line.client.connection
+        async with line.client.subscribe("/t", on_retry=line.retries.append) as subscription:
+            topic = served.topics.topic("/t")
+            (serving_it,) = topic.subscriptions
+            serving_it.stream.reset(reason="for once")
+            await topic.publish(b"1")
+            assert (await anext(subscription)).sequence == 1
+            assert (len(line.retries), subscription.reconnections) == (1, 1)
+            assert line.client.connection is connection
 
 
 async def test_one_off_messages_and_limits_of_the_client(make_context):

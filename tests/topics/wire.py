@@ -15,18 +15,26 @@ MIB = 1 << 20
 
 
 @contextlib.asynccontextmanager
-async def serving(make_context: Any, settings: TopicSettings | None = None, **context: Any) -> Any:
+async def serving(
+    make_context: Any, settings: TopicSettings | None = None, *, max_topics: int = 256, **context: Any
+) -> Any:
     """A server of topics, with ``topics`` and ``connect()`` (a connection with a context of its own)."""
     with deadline():
-        async with Served(make_context, settings, context) as served:
+        async with Served(make_context, settings, max_topics, context) as served:
             yield served
 
 
 class Served:
-    def __init__(self, make_context: Any, settings: TopicSettings | None, context: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        make_context: Any,
+        settings: TopicSettings | None,
+        max_topics: int,
+        context: dict[str, Any],
+    ) -> None:
         self._make_context = make_context
         self.context = make_context(**context)
-        self.topics = Topics(self.context, settings)
+        self.topics = Topics(self.context, settings, max_topics=max_topics)
         self.stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Served":

@@ -176,7 +176,7 @@ class Client:
     async def publish(self, topic: str, data: Any, *, key: str = "", content_type: str = "") -> None:
         """Publish one message and wait until the topic has it. For many, :meth:`publisher` is faster."""
         publisher = self._publishers.get(topic)
-        if publisher is None:
+        if publisher is None or publisher.is_closed:
             publisher = self._publishers[topic] = self.publisher(topic)
         await (await publisher.publish(data, key=key, content_type=content_type)).wait()
 

@@ -3,17 +3,18 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from zcserver.errors import MessageTooLargeError, MisuseError
+from zcserver.errors import ConnectionLostError, MessageTooLargeError, MisuseError, PoolTimeoutError
 from zcserver.memory import Buffer
 from zcserver.stream import Stream
 from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_TYPE, PUBLISH, Head, Kind
 
 from .request import number
-from .retrying import INTERRUPTED, Retrying
+from .retrying import INTERRUPTED, Retrying, is_refusal
 
 if TYPE_CHECKING:
     from .client import Client
@@ -77,6 +78,7 @@ class Publisher:
         self._stream: Stream | None = None
         self._sent = 0  # ZCP/1 messages on this stream
         self._closed = False
+        self._refusal: Exception | None = None
         self._lock = anyio.Lock()
 
     @property
@@ -84,9 +86,30 @@ class Publisher:
         """How often it went on by a new connection."""
         return self._retrying.reconnections
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or refused by the server: it publishes nothing any more."""
+        return self._closed
+
     async def acquire(self, nbytes: int) -> Buffer:
-        """A buffer to fill and publish, which goes by reference. As :meth:`Connection.acquire`."""
-        return await self._client.connection.acquire(nbytes)
+        """A buffer to fill and publish, which goes by reference.
+
+        Waits as :meth:`publish` does: while more than the window is not accepted yet, and for another
+        connection if this one is lost. Raises as :meth:`publish` and :meth:`Connection.acquire` do, but no
+        PoolTimeoutError while messages wait to be accepted: their memory will come home.
+        """
+        while True:
+            await self.settle(lambda: self._has_room(nbytes))
+            stream = self._stream
+            assert stream is not None  # what `settle` has just seen to
+            try:
+                return await stream.connection.acquire(nbytes)
+            except PoolTimeoutError:
+                if not self._unaccepted:
+                    raise
+                await Publication(self, self._unaccepted[0].sequence).wait()
+            except ConnectionLostError as error:
+                await self._interrupted(error, stream)
 
     async def publish(self, data: Any, *, key: str = "", content_type: str = "") -> Publication:
         """Send a message; waits while more than the window is not accepted yet.
@@ -94,7 +117,8 @@ class Publisher:
         ``data`` is a buffer of :meth:`acquire`, which is gone for you, or any bytes, which must not change
         before it is accepted. Cancelled while it waits for room it has published nothing; after that the
         message goes out with the next call. Raises MessageTooLargeError with the topic's limit,
-        StreamResetError when the server refuses, and ConnectionLostError when it stays away.
+        StreamResetError when the server refuses, and ConnectionLostError when it stays away. A refusal closes
+        the publisher: what was not accepted is given up, and every later call raises it again.
         """
         size = len(memoryview(data).cast("B")) if not isinstance(data, Buffer) else len(data)
         if len(key.encode()) > MAX_KEY or len(content_type.encode()) > MAX_TYPE:
@@ -102,6 +126,7 @@ class Publisher:
         await self._check_size(size)
         await self.settle(lambda: self._has_room(size))
         async with self._lock:
+            self._check_open()
             self._sequence += 1
             self._unaccepted.append(self._outbound(data, size, key, content_type))
             self._waiting_bytes += size
@@ -125,26 +150,40 @@ class Publisher:
 
     async def settle(self, satisfied: Callable[[], bool]) -> None:
         """Send, wait for the topic to accept, connect again if need be, until ``satisfied``."""
-        while not self._closed:
+        while True:
+            self._check_open()
             stream = self._stream
             try:
                 async with self._lock:
                     stream = self._stream or await self._open()
                     await self._send_all(stream)
-                    self._reap(stream)
+                    self._check_open()
                     if satisfied():
                         return
                     upto = self._unaccepted[0].upto
                 await stream.wait_committed(upto)
-                self._reap(stream)
             except INTERRUPTED as error:
-                async with self._lock:
-                    if self._stream is stream:
-                        self._stream = None
-                        await self._retrying.failed(error, stream)
+                await self._interrupted(error, stream)
             if satisfied() and not self._unsent():
                 return
-        raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
+
+    def _check_open(self) -> None:
+        """Another task may close it, or learn that it is refused, whenever this one waits."""
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        if self._closed:
+            raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
+
+    async def _interrupted(self, error: Exception, stream: Stream | None) -> None:
+        """What ``stream`` was used for has failed: wait until another one is worth a try, or raise."""
+        async with self._lock:
+            if self._closed or self._stream is not stream:
+                return
+            self._stream = None
+            if is_refusal(error):  # it would be the same whatever is published next: that waits behind it
+                self._refusal = error
+                self.close()
+            await self._retrying.failed(error, stream)
 
     async def _check_size(self, size: int) -> None:
         if not self.max_message:
@@ -164,6 +203,9 @@ class Publisher:
 
     async def _open(self) -> Stream:
         stream, reply = await self._retrying.open(PUBLISH, self.topic, publisher=self.name)
+        if self._closed:
+            stream.reset(reason="the publisher is done")
+            self._check_open()
         accepted = number(reply, "accepted")
         self.max_message = number(reply, "max_message", 1)
         if not self._sequence:
@@ -174,6 +216,7 @@ class Publisher:
         for outbound in self._unaccepted:
             outbound.upto = 0
         self._stream, self._sent = stream, 0
+        stream.on_change = partial(self._reap, stream)
         return stream
 
     async def _send_all(self, stream: Stream) -> None:
@@ -201,6 +244,7 @@ class Publisher:
             await stream.send(body.data)
 
     def _reap(self, stream: Stream) -> None:
+        """Let go of what was accepted, as soon as that is known: others may wait for its memory."""
         if stream is not self._stream:
             return
         committed = stream.committed

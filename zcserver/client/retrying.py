@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("zcserver.client")
 _FIRST: Final = 0.1
 _LONGEST: Final = 10.0
-_PASSING: Final = {ErrorCode.CANCELLED, ErrorCode.LIMIT}
 
 INTERRUPTED: Final = (ConnectionLostError, StreamResetError, anyio.EndOfStream)
 """What ends a stream early, perhaps to be opened again."""
@@ -63,25 +62,23 @@ class Retrying:
         self._client = client
         self._seconds = seconds
         self._on_retry = on_retry
-        self._lost: Connection | None = None
         self._attempt = 0
         self._deadline = inf
 
     async def open(self, method: str, path: str, **args: Any) -> tuple[Stream, dict[str, Any]]:
         """A stream and the server's reply. Raises one of INTERRUPTED: go on with ``failed``."""
-        if self._lost is not None:
-            await self._client.reconnect(self._lost)
-            self._lost = None
+        if _is_ending(self._client.connection):
+            await self._client.reconnect(self._client.connection)
         connection = self._client.connection
+        connection.engine.check_alive()
+        if connection.engine.codec.goaway_received:
+            raise ConnectionLostError(f"{connection.name} is closing the connection")
+        given = {name: value for name, value in args.items() if value not in (None, "")}
+        stream = await connection.open(method, path, **given)
         try:
-            connection.engine.check_alive()
-            if connection.engine.codec.goaway_received:
-                raise ConnectionLostError(f"{connection.name} is closing the connection")
-            given = {name: value for name, value in args.items() if value not in (None, "")}
-            stream = await connection.open(method, path, **given)
             reply = await stream.response()
-        except INTERRUPTED:
-            self._lost = connection
+        except BaseException:
+            stream.reset(reason="given up before there was a reply")
             raise
         if self._attempt:
             self.reconnections += 1
@@ -90,9 +87,7 @@ class Retrying:
 
     async def failed(self, error: Exception, stream: Stream | None = None) -> None:
         """Wait before the next try; raise ``error`` if another one is of no use, or time is up."""
-        if stream is not None:
-            self._lost = stream.connection
-        if isinstance(error, StreamResetError) and error.code not in _PASSING:
+        if is_refusal(error):
             raise error
         if not self._client.can_reconnect:
             raise error if isinstance(error, TransferError) else _ended(stream)
@@ -107,6 +102,17 @@ class Retrying:
         self._attempt += 1
         self._on_retry(Retry(error, delay, self._attempt))
         await anyio.sleep(delay)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the server would say the same again. A stream is cancelled when the server closes."""
+    return isinstance(error, StreamResetError) and error.code != ErrorCode.CANCELLED
+
+
+def _is_ending(connection: Connection) -> bool:
+    """Whether it takes no more streams. One that does is left alone: others use it, too."""
+    engine = connection.engine
+    return connection.is_closed or engine.error is not None or engine.codec.goaway_received
 
 
 def _ended(stream: Stream | None) -> ConnectionLostError:

@@ -1,5 +1,6 @@
 """Subscribing: the messages of a topic, each once and in order, across lost connections."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -8,7 +9,7 @@ import anyio
 
 from zcserver.errors import TransferError
 from zcserver.stream import Stream
-from zcserver.topic_protocol import SUBSCRIBE, Head, Kind, MalformedError, Reason, decode
+from zcserver.topic_protocol import POSITION, SUBSCRIBE, Head, Kind, MalformedError, Reason, decode
 
 from .request import number, text
 from .retrying import INTERRUPTED, Retrying
@@ -77,9 +78,10 @@ class TopicMessage:
         """Tell the server that this message, and all before it, are done with.
 
         A subscriber of the same name that begins with ``committed`` goes on behind it. It is not lost with
-        the connection: the next one carries it.
+        the connection: the next one carries it. After a restart of the server, which counts anew, it means
+        nothing any more.
         """
-        await self._subscription.committed_upto(self.sequence, *self._mark)
+        await self._subscription.committed_upto(self.epoch, self.sequence, *self._mark)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -113,7 +115,7 @@ class Subscription:
         self._retrying = retrying
         self._stream: Stream | None = None
         self._received = 0  # ZCP/1 messages on this stream
-        self._told = 0  # of which the server knows that they are done with
+        self._told = 0  # committed as the server knows, or before the first that was asked for
         self._head: Head | None = None  # its payload is still to come
         self._gaps: list[Missing] = []
         self._closed = False
@@ -135,13 +137,15 @@ class Subscription:
                 return await self._receive(stream)
             except INTERRUPTED as error:
                 self._stream = None
-                await self._retrying.failed(error, stream)
+                if not self._closed:
+                    await self._retrying.failed(error, stream)
         raise StopAsyncIteration
 
     async def open(self) -> Stream:
         """Subscribe now instead of with the first message: what is published from here on is not missed."""
         if self._stream is not None:
             return self._stream
+        carried = max(self.committed, self._told)
         stream, reply = await self._retrying.open(
             SUBSCRIBE,
             self.topic,
@@ -149,15 +153,22 @@ class Subscription:
             policy=self._policy,
             name=self._name,
             epoch=self.epoch,
-            committed=self.committed or None,
+            committed=carried if self._name and self.position is not None else None,
         )
+        if self._closed:  # by another task, meanwhile
+            stream.reset(reason="the subscriber is done")
+            raise anyio.EndOfStream
         epoch, start = text(reply, "epoch"), number(reply, "start", 1)
-        if self.epoch not in ("", epoch):
-            assert self.position is not None  # it is known as long as the epoch is
-            self._gaps.append(Missing(self.position, None, Reason.RESTARTED))
-            self.committed = 0
+        if self.epoch == epoch:
+            self._told = carried
+        else:
+            if self.position is not None:
+                self._gaps.append(Missing(self.position, None, Reason.RESTARTED))
+            self.committed, self._told = 0, start - 1
         self.epoch, self.position = epoch, start
-        self._stream, self._received, self._told, self._head = stream, 0, 0, None
+        self._stream, self._received, self._head = stream, 0, None
+        if self.committed > self._told:
+            await self._tell()  # it was committed in the meantime
         return stream
 
     async def _receive(self, stream: Stream) -> TopicMessage:
@@ -198,15 +209,34 @@ class Subscription:
         self.missed += head.last - head.sequence + 1
         self.position = head.last + 1
 
-    async def committed_upto(self, sequence: int, stream: Stream, count: int) -> None:
+    async def committed_upto(self, epoch: str, sequence: int, stream: Stream, count: int) -> None:
         """What :meth:`TopicMessage.commit` does."""
-        self.committed = max(self.committed, sequence)
-        if stream is self._stream and not stream.is_over and count > self._told:
-            self._told = count
+        if epoch != self.epoch or sequence <= self.committed:
+            return
+        self.committed = sequence
+        current = self._stream
+        if current is None or current.is_over:
+            return  # the next connection carries it
+        if stream is current:
+            self._told = sequence
             await stream.commit(count)
+        else:
+            await self._tell()
+
+    async def _tell(self) -> None:
+        """Commit by number: no count of this stream's messages can name what came by one of before."""
+        if not self._name:
+            return
+        committed = self.committed
+        with contextlib.suppress(*INTERRUPTED):
+            stream, _ = await self._retrying.open(
+                POSITION, self.topic, name=self._name, epoch=self.epoch, committed=committed
+            )
+            stream.reset(reason="that was all")
+            self._told = max(self._told, committed)
 
     async def __aenter__(self) -> Self:
-        while self._stream is None:
+        while self._stream is None and not self._closed:
             try:
                 await self.open()
             except INTERRUPTED as error:
@@ -217,19 +247,20 @@ class Subscription:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the subscription; what was committed reaches the server, unless the connection is lost."""
+        """End the subscription; what was committed reaches the server, unless that is out of reach."""
         self._closed = True
         stream, self._stream = self._stream, None
-        if stream is None or stream.is_over:
-            return
+        lost = stream is None or stream.is_over
         try:
-            with anyio.move_on_after(_PARTING):
-                # The end must not overtake a commit, nor a reset the end.
-                await (await stream.end()).wait()
-        except INTERRUPTED:
-            return
+            with anyio.move_on_after(_PARTING), contextlib.suppress(*INTERRUPTED):
+                if self.committed > (0 if lost else self._told):  # what it was told may be lost, too
+                    await self._tell()
+                if stream is not None and not lost:
+                    # The end must not overtake a commit, nor a reset the end.
+                    await (await stream.end()).wait()
         finally:
-            stream.reset(reason="the subscriber is done")
+            if stream is not None:
+                stream.reset(reason="the subscriber is done")
 
 
 def _decode(data: memoryview) -> tuple[Head, memoryview]:

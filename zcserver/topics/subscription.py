@@ -2,6 +2,7 @@
 
 from collections import deque
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -17,16 +18,28 @@ from .topic import Record, Topic
 
 _LATEST_UNDER_WAY: Final = 2
 """Messages on their way to a subscriber that wants the newest: more of them would be old when they come."""
+_UNCOMMITTED: Final = 4096
+"""Messages that one subscriber has not committed and that are noted one by one. Of more, only every second is
+left, and so on: a commit then counts as one of a message a little before, until the next."""
 
 
 class Subscription:
     """``cursor`` is the sequence number that it gets next; ``missed`` counts those that it did not get.
 
     ``oldest``: the lowest number it has not acknowledged. ``needed``: the lowest that a publisher has to wait
-    for, should the policy be to block: what was not sent, or with a ``name`` what was not committed.
+    for, should the policy be to block: what was not sent, or with a ``name`` what was not ``committed``. One
+    that resumes says what that is, since it may still commit what it was sent before ``start``.
     """
 
-    def __init__(self, topic: Topic, stream: Stream, policy: Policy, start: int, name: str) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        stream: Stream,
+        policy: Policy,
+        start: int,
+        name: str,
+        committed: int | None,
+    ) -> None:
         self.topic = topic
         self.stream = stream
         self.policy = policy
@@ -35,7 +48,7 @@ class Subscription:
         self.delivered = 0
         self.delivered_bytes = 0
         self.missed = 0
-        self._committed = start - 1
+        self.committed = start - 1 if committed is None else committed
         self._under_way: deque[Record] = deque()
         self._under_way_bytes = 0
         self._uncommitted: deque[tuple[int, int]] = deque()  # (messages sent by then, sequence number)
@@ -52,7 +65,7 @@ class Subscription:
 
     @property
     def needed(self) -> int:
-        return self._committed + 1 if self.name else self.cursor
+        return self.committed + 1 if self.name else self.cursor
 
     async def deliver(self) -> None:
         """Send until the subscriber or the topic ends; StreamResetError when it is too slow."""
@@ -77,7 +90,9 @@ class Subscription:
     async def _step(self) -> bool:
         """Send what is next; False when nothing can be sent now."""
         topic = self.topic
-        if self.cursor < topic.first and self._began and self.policy is Policy.DISCONNECT:
+        behind, began = self.cursor < topic.first, self._began
+        self._began = True
+        if behind and began and self.policy is Policy.DISCONNECT:
             raise StreamResetError(
                 TOO_SLOW,
                 f"the messages {self.cursor} to {topic.first - 1} of {topic.name} left its window "
@@ -85,14 +100,17 @@ class Subscription:
             )
         if self._is_full():
             return False
-        if self.policy is Policy.LATEST and self._began and self.cursor < topic.next - 1:
+        # Announcing may have to wait, and the window moves on meanwhile: what comes then is decided anew.
+        if behind and not began:
+            await self._miss(topic.first, Reason.NOT_RETAINED)
+        elif self.policy is Policy.LATEST and self.cursor < topic.next - 1:
             await self._miss(topic.next - 1, Reason.CONFLATED)
-        if self.cursor < topic.first:
-            await self._miss(topic.first, Reason.DROPPED if self._began else Reason.NOT_RETAINED)
-        self._began = True
-        if self.cursor >= topic.next:
+        elif behind:
+            await self._miss(topic.first, Reason.DROPPED)
+        elif self.cursor < topic.next:
+            await self._send(topic.record(self.cursor))
+        else:
             return False
-        await self._send(topic.record(self.cursor))
         return True
 
     def _is_full(self) -> bool:
@@ -116,7 +134,8 @@ class Subscription:
         body = record.body
         self.cursor = record.sequence + 1
         self._sent += 1 if body is None else 2
-        self._uncommitted.append((self._sent, record.sequence))
+        if self.name:
+            self._note(record.sequence)
         record.readers += 1
         self._under_way.append(record)
         self._under_way_bytes += record.nbytes
@@ -130,6 +149,12 @@ class Subscription:
         self.delivered_bytes += record.nbytes
         completion.add_done_callback(partial(self._acknowledged, record))
         self.topic.moved()
+
+    def _note(self, sequence: int) -> None:
+        """Remember what a commit of all that was sent by now will mean."""
+        self._uncommitted.append((self._sent, sequence))
+        if len(self._uncommitted) == _UNCOMMITTED:
+            self._uncommitted = deque(islice(self._uncommitted, 1, None, 2))
 
     async def _send_both(self, head: bytes, body: Buffer | memoryview | None) -> Completion:
         if not isinstance(body, Buffer):
@@ -157,10 +182,10 @@ class Subscription:
     def _changed(self) -> None:
         """The subscriber may have committed messages."""
         waiting, committed = self._uncommitted, self.stream.committed
-        before = self._committed
+        before = self.committed
         while waiting and waiting[0][0] <= committed:
-            self._committed = waiting.popleft()[1]
-        if self.name and self._committed > before:
-            self.topic.remember(self.topic.positions, self.name, self._committed)
+            self.committed = max(self.committed, waiting.popleft()[1])
+        if self.name and self.committed > before:
+            self.topic.remember(self.topic.positions, self.name, self.committed)
             self.topic.moved()
         self.wake()

@@ -146,7 +146,9 @@ class Topic:
         return self.next - len(self._window)
 
     def record(self, sequence: int) -> Record:
-        """The retained message with this number."""
+        """The retained message with this number. IndexError if it is not."""
+        if sequence < self.first:
+            raise IndexError(f"message {sequence} has left the window of {self.name}")
         return self._window[sequence - self.first]
 
     # -- publishing ----------------------------------------------------------------------------------

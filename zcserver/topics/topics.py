@@ -1,4 +1,4 @@
-"""All topics of a server, and the handler that takes PUBLISH and SUBSCRIBE streams to them."""
+"""All topics of a server, and the handler that takes PUBLISH, SUBSCRIBE and POSITION streams to them."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,16 @@ from zcserver.server.access import Request
 from zcserver.server.arguments import number, text
 from zcserver.server.refusals import shown
 from zcserver.stream import Stream
-from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, MAX_NAME, METHODS, PUBLISH, Policy
+from zcserver.topic_protocol import (
+    COMMITTED,
+    EARLIEST,
+    LATEST,
+    MAX_NAME,
+    METHODS,
+    POSITION,
+    PUBLISH,
+    Policy,
+)
 from zcserver_protocol.errors import ErrorCode
 
 from .publishing import Publishing
@@ -81,6 +90,8 @@ class Topics:
                 raise StreamResetError(ErrorCode.CANCELLED, "the server is closing")
             if stream.method == PUBLISH:
                 await self._publish(stream, request)
+            elif stream.method == POSITION:
+                await self._position(stream)
             else:
                 await self._subscribe(stream, request)
         except BaseException as error:
@@ -121,13 +132,29 @@ class Topics:
         topic.expire()
         name = _name(stream, "name")
         policy = _policy(stream, topic)
+        committed = _committed(stream, topic, name)
         start = self._start(stream, topic, name)
         await stream.reply(epoch=topic.epoch, first=topic.first, next=topic.next, start=start)
-        subscription = Subscription(topic, stream, policy, start, name)
+        subscription = Subscription(topic, stream, policy, start, name, committed)
         try:
             await subscription.deliver()
         finally:
             request.nbytes = subscription.delivered_bytes
+
+    async def _position(self, stream: Stream) -> None:
+        """A subscriber has committed what it was sent on a stream of before."""
+        topic = self.topic(stream.path)
+        name = _name(stream, "name")
+        committed = _committed(stream, topic, name)
+        if committed is None:
+            raise StreamResetError(
+                ErrorCode.REFUSED, "POSITION needs a name, and what it has committed of the present epoch"
+            )
+        for subscription in topic.subscriptions:
+            if subscription.name == name:
+                subscription.committed = max(subscription.committed, committed)
+        topic.moved()
+        await stream.reply()
 
     def _start(self, stream: Stream, topic: Topic, name: str) -> int:
         """The sequence number to begin with."""
@@ -135,9 +162,6 @@ class Topics:
         epoch = text(stream, "epoch")
         if epoch is not None and epoch != topic.epoch:
             return topic.first  # its numbers are of another count
-        committed = number(stream, "committed", 1)
-        if name and committed is not None:
-            topic.remember(topic.positions, name, committed)
         match start:
             case str() if start == LATEST:
                 return topic.next
@@ -182,6 +206,18 @@ def _name(stream: Stream, argument: str) -> str:
             ErrorCode.REFUSED, f"{argument} must be printable and of at most {MAX_NAME} characters"
         )
     return name
+
+
+def _committed(stream: Stream, topic: Topic, name: str) -> int | None:
+    """What the subscriber says that it has committed in this epoch, which is remembered; None if nothing.
+
+    Only forwards: what it has said by COMMIT may be ahead of this.
+    """
+    committed = number(stream, "committed")
+    if committed is None or not name or text(stream, "epoch") != topic.epoch:
+        return None
+    topic.remember(topic.positions, name, max(committed, topic.positions.get(name, 0)))
+    return committed
 
 
 def _policy(stream: Stream, topic: Topic) -> Policy:
