@@ -402,7 +402,7 @@ async def test_one_file_that_fails_does_not_stop_the_others(served, local, make_
     async with client_for(served, make_context) as client:
         tree = await client.fetch_tree("/", local / "tree")
     assert [name for name, _ in tree.failures] == ["/07"]
-    assert isinstance(tree.failures[0][1], IsADirectoryError)
+    assert isinstance(tree.failures[0][1], FileExistsError)
     assert tree.files == 19
 
 
