@@ -136,3 +136,28 @@ async def test_without_a_descriptor_for_the_pipe_the_same_bytes_are_copied(make_
         await completion.wait()
         assert peer.messages[theirs.id] == [b"A" * MIB]
         assert stream.connection.statistics.reference_bytes == 0
+
+
+async def test_a_file_goes_through_whatever_pipe_the_users_quota_leaves(
+    make_context, kernel, monkeypatch, tmp_path
+):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(MIB))
+    resize = kernel.set_pipe_size
+
+    def within_quota(fd, size):
+        if size > 16 * 4096:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return resize(fd, size)
+
+    monkeypatch.setattr(kernel, "set_pipe_size", within_quota)
+    async with serving(make_context()) as served:
+        stream, peer, theirs = await served.peer()
+        received = peer.messages.setdefault(theirs.id, [])
+        for number in range(1, 4):
+            with path.open("rb") as file:
+                completion = await stream.send_file(file)
+            await peer.read_until(lambda number=number: len(received) == number)
+            await completion.wait()
+        assert received == [path.read_bytes()] * 3
+        assert stream.connection.statistics.file_bytes == 3 * MIB

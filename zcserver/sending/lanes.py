@@ -163,7 +163,7 @@ class Lanes:
                 raise BlockingIOError
         pipe = frame.payload
         try:
-            while pipe.queued:
+            while frame.sent < frame.nbytes:  # then the pipe may be closed already
                 moved = pipe.drain_to(self._fd, pipe.queued)
                 if not moved:
                     raise BlockingIOError
