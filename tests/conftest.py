@@ -8,6 +8,7 @@ to run only the first while developing.
 import bisect
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,22 @@ def make_context(kernel: Kernel) -> Iterator[Any]:
     yield make
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    """A directory to be served."""
+    directory = tmp_path / "served"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    """One at the client's side."""
+    directory = tmp_path / "local"
+    directory.mkdir()
+    return directory
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

@@ -27,6 +27,13 @@ class RequestTooLargeError(MisuseError):
     """More memory was asked for than can ever be free."""
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The error itself, or of a group, as task groups raise them, the first one in it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class TransferError(ZCServerError):
     """Trouble from outside the program: the peer, the network or the system."""
 

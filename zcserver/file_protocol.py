@@ -121,6 +121,14 @@ def mtime_of(status: os.stat_result) -> int:
     return min(max(status.st_mtime_ns, MIN_INTEGER), MAX_INTEGER)
 
 
+def hides_its_size(fd: int) -> bool:
+    """Whether an open file that was of size 0 has content all the same, as those of /proc have.
+
+    Reads from the disk. A file that has grown meanwhile says so.
+    """
+    return bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
+
+
 def entry_of(path: bytes, status: os.stat_result) -> Entry:
     """The line of a listing for ``path`` with what ``lstat`` said about it."""
     mode = status.st_mode

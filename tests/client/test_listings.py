@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import tempfile
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -89,3 +91,20 @@ async def test_files_and_folders_may_be_from_the_time_after_2262(served, local, 
             assert file.mtime_ns == late
     for name in ("copy/folder/small", "copy/folder", "verified"):
         assert (local / name).stat().st_mtime_ns == late
+
+
+@pytest.mark.parametrize("time", [2**64, -(2**63) - 1])
+async def test_what_has_a_time_that_no_argument_can_be_is_sent_with_the_nearest(make_context, time):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # holds any time
+        served, local = Path(directory, "served"), Path(directory, "local")
+        for path in (served, local, local / "folder"):
+            path.mkdir()
+        (local / "folder" / "file").write_bytes(b"content")
+        for path in (local / "folder" / "file", local / "folder", local):
+            os.utime(path, ns=(time, time))
+        async with client_for(served, make_context) as client:
+            assert not (await client.sync(local, "/copy")).failures
+            assert (await client.sync(local, "/copy")).files == 0
+        nearest = min(max(time, -(2**63)), 2**64 - 1)
+        for name in ("copy", "copy/folder", "copy/folder/file"):
+            assert (served / name).stat().st_mtime_ns == nearest

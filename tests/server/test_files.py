@@ -28,20 +28,6 @@ def filled(path, nbytes, seed=1):
     return path
 
 
-@pytest.fixture
-def served(tmp_path):
-    directory = tmp_path / "served"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def local(tmp_path):
-    directory = tmp_path / "local"
-    directory.mkdir()
-    return directory
-
-
 @contextlib.asynccontextmanager
 async def client_of(handler, make_context):
     """A client of ``handler``, with a deadline around everything."""

@@ -86,14 +86,17 @@ def test_an_escape_is_resolved_once(root):
 
 
 def test_an_absolute_path_begins_at_the_root_of_the_server(root):
-    assert refusal(root, "/etc/passwd").code == ErrorCode.NOT_FOUND
-    assert refusal(root, "//etc/passwd").code == ErrorCode.NOT_FOUND
+    secret = root.top.parent / "secret"
+    assert secret.exists()
+    assert refusal(root, f"{secret}").code == ErrorCode.NOT_FOUND
+    assert refusal(root, f"/{secret}").code == ErrorCode.NOT_FOUND
     assert refusal(root, str(root.top / "file")).code == ErrorCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("target", ["../secret", "/etc/passwd", "/proc/self/root/etc/passwd"])
-def test_a_symbolic_link_does_not_lead_out(root, target):
-    (root.top / "link").symlink_to(target)
+@pytest.mark.parametrize("way", ["../", "{outside}/", "/proc/self/root{outside}/"])
+def test_a_symbolic_link_does_not_lead_out(root, way):
+    (root.top / "link").symlink_to(way.format(outside=root.top.parent) + "secret")
+    assert (root.top / "link").exists()
     assert refusal(root, "/link").code == ErrorCode.FORBIDDEN
 
 

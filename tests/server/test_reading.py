@@ -35,13 +35,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def served(tmp_path):
-    directory = tmp_path / "served"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
 def files(served):
     with Root(served) as root:
         yield FileServer(root)

@@ -75,13 +75,6 @@ def run(work, **where):
     return anyio.run(connected)
 
 
-@pytest.fixture
-def served(tmp_path):
-    directory = tmp_path / "served"
-    directory.mkdir()
-    return directory
-
-
 def test_everything_that_can_be_set_works_together(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

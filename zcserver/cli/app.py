@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from zcserver.errors import MisuseError, TransferError
+from zcserver.errors import MisuseError, TransferError, first_of
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
@@ -95,10 +95,7 @@ def _singly() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise first_of(group) from None
 
 
 def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -> tuple[str, int]:

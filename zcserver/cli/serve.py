@@ -25,6 +25,7 @@ from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
 from .serving_topics import Offer
 from .settings import ServeSettings, url_host
+from .standard import say
 
 OnRequest = Callable[[Request], object]
 _RECEIVE_MEMORY: Final = 256 * MIB
@@ -100,7 +101,7 @@ async def _finish(offer: Offer, server: zcserver.serve, interruption: Interrupti
     """Let running requests end; whoever is still at it after ``grace`` seconds loses the connection."""
     offer.close()
     if offer.active:
-        print(f"finishing {offer.active} running requests (Ctrl-C ends them)", file=sys.stderr, flush=True)
+        say(f"finishing {offer.active} running requests (Ctrl-C ends them)")
     with interruption.cancels():
         await server.aclose(grace)
 
@@ -117,10 +118,9 @@ def _announce(settings: ServeSettings, ports: list[int], context: zcserver.Conte
         places.append(f"zc://{url_host(host, socket.gethostname())}:{port}/")
         if not _is_loopback(host):
             may = "read and change" if settings.writable or settings.topics else "read"
-            print(
+            say(
                 f"anyone who reaches port {port} of this machine can {may} {what}: "
-                "there is no authentication yet",
-                file=sys.stderr,
+                "there is no authentication yet"
             )
     places += [f"zc+unix://{quote(path, safe='')}/" for path in settings.unix]
     used = {"file": context.splices_files, "vmsplice": context.by_reference, "copy": True}

@@ -1,6 +1,5 @@
 """The topics of ``zcserver serve``, beside its files: which streams are theirs, and standard input as one."""
 
-import sys
 from collections.abc import Callable
 
 from zcserver.context import Context
@@ -14,7 +13,7 @@ from zcserver.topics import Topics, TopicSettings
 from .exits import explain, printable
 from .pieces import Pieces
 from .settings import ServeSettings
-from .standard import standard_input
+from .standard import say, standard_input
 
 
 class Offer:
@@ -78,10 +77,6 @@ class Offer:
                 await topic.publish(piece)
                 count += 1
         except (TransferError, MisuseError, OSError) as error:
-            print(f"zcserver: standard input: {explain(error)[0]}", file=sys.stderr, flush=True)
+            say(f"zcserver: standard input: {explain(error)[0]}")
         messages = "1 message was" if count == 1 else f"{count} messages were"
-        print(
-            f"standard input has ended: {messages} published to {printable(name)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"standard input has ended: {messages} published to {printable(name)}")

@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from zcserver.client import Client, TopicMessage, client_context, parse_url
 from zcserver.client.descriptors import writing
+from zcserver.client.partial import temporaries_of
 
 from .exits import ExitCode, printable
 from .loop import Interruption
@@ -98,7 +99,7 @@ def _to_directory(directory: Path) -> Iterator[Write]:
     def save(message: TopicMessage) -> None:
         suffix = mimetypes.guess_extension(message.content_type) or ""
         path = directory / f"{quote(message.epoch, safe='')}-{message.sequence:012}{suffix}"
-        part = directory / f".{path.name}.zcpart"
+        part, _ = temporaries_of(path)
         part.write_bytes(message.data)
         os.replace(part, path)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zcserver.file_protocol import STAGING
+from zcserver.file_protocol import STAGING, mtime_of
 
 from .partial import is_temporary
 from .selection import Selection
@@ -66,7 +66,7 @@ def _below(top: Path, folder: str, select: Selection, everything: bool) -> list[
                     path,
                     type_of(status.st_mode),
                     status.st_size,
-                    status.st_mtime_ns,
+                    mtime_of(status),
                     left_out=left_out,
                 )
             )

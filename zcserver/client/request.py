@@ -9,6 +9,7 @@ import anyio
 from zcserver.connection import Connection
 from zcserver.errors import TransferError
 from zcserver.stream import Stream
+from zcserver_protocol.control import MAX_INTEGER, MIN_INTEGER
 from zcserver_protocol.errors import ErrorCode
 
 
@@ -68,7 +69,7 @@ def number(reply: dict[str, Any], name: str, least: int = 0, most: int = 2**63 -
 
 def modified(reply: dict[str, Any]) -> int:
     """The modification time of a reply in nanoseconds, which needs 64 bits after April 2262."""
-    return number(reply, "mtime_ns", least=-(2**63), most=2**64 - 1)
+    return number(reply, "mtime_ns", least=MIN_INTEGER, most=MAX_INTEGER)
 
 
 def text(reply: dict[str, Any], name: str) -> str:

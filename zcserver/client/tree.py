@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from zcserver.errors import ConnectionLostError, MisuseError, StreamResetError, TransferError
+from zcserver.errors import ConnectionLostError, MisuseError, StreamResetError, TransferError, first_of
 from zcserver.file_protocol import IO_ERROR, NO_SPACE, READ_ONLY, Entry, unescape
 from zcserver_protocol.errors import ErrorCode
 
@@ -96,12 +96,10 @@ async def workers(
             async with sender:
                 yield sender, tasks.cancel_scope
     except BaseExceptionGroup as group:
-        error: BaseException | None = group.subgroup(MisuseError)
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if error is None:
+        misuse = group.subgroup(MisuseError)
+        if misuse is None:
             raise
-        raise error from None
+        raise first_of(misuse) from None
 
 
 def in_the_way(kind: str) -> str:

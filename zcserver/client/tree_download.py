@@ -169,26 +169,29 @@ class TreeDownload:
 
     def _make_one(self, folder: Path) -> bool:
         """As ``_make_folder``, for one whose parent has been seen to."""
-        path = self._target / folder
-        dry_run = self._options.dry_run
         if folder == _TOP:
-            with_parents = not self._options.select.all_included
-            if not dry_run or os.path.lexists(path):
-                path.mkdir(parents=with_parents, exist_ok=True)
-            else:
-                above = path.parent
-                while with_parents and not os.path.lexists(above):
-                    above = above.parent
-                os.stat(f"{above}/")  # raises what mkdir would
-            return path.is_dir()
+            return self._make_top()
+        path = self._target / folder
         there = status_of(path) if self._made[folder.parent] else None
         if there is not None:
             if stat.S_ISDIR(there.st_mode):
                 return True
             self._make_room(folder, there)
-        if not dry_run:
+        if not self._options.dry_run:
             path.mkdir()
-        return not dry_run
+        return not self._options.dry_run
+
+    def _make_top(self) -> bool:
+        """As ``_make_folder``, for the target itself, which may be a link."""
+        top, with_parents = self._target, not self._options.select.all_included
+        if not self._options.dry_run or os.path.lexists(top):
+            top.mkdir(parents=with_parents, exist_ok=True)
+        else:
+            above = top.parent
+            while with_parents and not os.path.lexists(above):
+                above = above.parent
+            os.stat(f"{above}/")  # raises what mkdir would
+        return top.is_dir()
 
     def _make_room(self, relative: Path, there: os.stat_result) -> None:
         """Remove what is there, if all of it may be: something else is due in its place."""

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from zcserver.errors import StreamResetError
-from zcserver.file_protocol import EXISTS, NOT_A_DIRECTORY, Entry, escape, unescape
+from zcserver.file_protocol import EXISTS, NOT_A_DIRECTORY, Entry, escape, mtime_of, unescape
 from zcserver.pace import Pace
 from zcserver_protocol.errors import ErrorCode
 
@@ -74,7 +74,7 @@ class TreeUpload:
             if self._options.delete and complete:
                 await self._delete()
             if not self._options.dry_run and complete:
-                self._folders.insert(0, LocalEntry("", "directory", 0, top.st_mtime_ns))
+                self._folders.insert(0, LocalEntry("", "directory", 0, mtime_of(top)))
                 await self._set_times()
         return report
 

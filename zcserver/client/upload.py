@@ -16,7 +16,7 @@ import anyio.to_thread
 from zcserver.connection import Connection
 from zcserver.context import MIB
 from zcserver.errors import MisuseError, TransferError
-from zcserver.file_protocol import ALGORITHM, PUT, validator_of
+from zcserver.file_protocol import ALGORITHM, PUT, hides_its_size, mtime_of, validator_of
 from zcserver.pace import Pace
 from zcserver.sending.completion import Completion
 from zcserver.stream import Stream
@@ -51,7 +51,7 @@ class _Source:
             except OSError as error:
                 self.close()
                 raise OSError(error.errno, error.strerror, str(data)) from None
-            self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+            self.size, self.mtime_ns = status.st_size, mtime_of(status)
             self._validator = validator_of(status)
         else:
             self._memory = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
@@ -62,8 +62,7 @@ class _Source:
             raise OSError(errno.EISDIR, "is a directory")
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is no regular file")
-        # Files of /proc say that they are empty. (One that has grown meanwhile is found by ``check``.)
-        if not status.st_size and os.pread(self._fd, 1, 0) and not os.fstat(self._fd).st_size:
+        if not status.st_size and hides_its_size(self._fd):  # (``check`` finds one that has grown)
             raise OSError(
                 errno.EINVAL, "does not tell its size: send it as standard input (put - URL < FILE)"
             )

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from zcserver.errors import MisuseError, StreamResetError
-from zcserver.file_protocol import NOT_A_FILE, STAGING, mtime_of, unescape, validator_of
+from zcserver.file_protocol import NOT_A_FILE, STAGING, hides_its_size, mtime_of, unescape, validator_of
 from zcserver.kernel.calls import (
     DEFAULT,
     RESOLVE_BENEATH,
@@ -181,7 +181,8 @@ class Root:
                     raise StreamResetError(NOT_A_FILE, f"{shown(path)} is a directory: fetch it with -r")
                 if not stat.S_ISREG(status.st_mode):
                     raise not_a_file(path, status.st_mode)
-                if not cached and not status.st_size and _has_more(fd):
+                # (File systems that have what is cached in memory, ``_LOCAL``, know their sizes.)
+                if not cached and not status.st_size and hides_its_size(fd):
                     words = "has content but says that its size is 0 (as in /proc): it cannot be sent"
                     raise StreamResetError(NOT_A_FILE, f"{shown(path)} {words}")
                 return OpenFile(fd, status, self, relative)
@@ -298,14 +299,6 @@ def _open_by_parts(start: int, path: bytes, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
     finally:
         os.close(directory)
-
-
-def _has_more(fd: int) -> bool:
-    """Whether an open file has content although its size is 0, in one look.
-
-    Only in a thread: file systems that have what is cached in memory (``_LOCAL``) know their sizes.
-    """
-    return bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
 
 
 def _own(path: str) -> StreamResetError:

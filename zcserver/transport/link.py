@@ -115,13 +115,10 @@ class Link:
             self.delivered()
         elif self._client:
             self._request()
+        elif self.channel is not None and self.channel.error is not None:
+            self.abort(HandshakeError(f"{self.name} gave its byte stream up at once: {self.channel.error}"))
         elif self.channel is not None:
-            if self.channel.error is None:
-                self._agreed(self.channel)
-            else:
-                self.abort(
-                    HandshakeError(f"{self.name} gave its byte stream up at once: {self.channel.error}")
-                )
+            self._agreed(self.channel)
 
     def _request(self) -> None:
         channel = self.channel
