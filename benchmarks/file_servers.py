@@ -41,7 +41,7 @@ class Server(NamedTuple):
 
 
 def _zcserver(folder: Path, port: int, place: Path) -> list[str]:
-    return [sys.executable, "-m", "zcserver.cli", "serve", str(folder), "--bind", f"{HOST}:{port}"]
+    return [sys.executable, "-m", "zcserver", "serve", str(folder), "--bind", f"{HOST}:{port}"]
 
 
 def _http_server(folder: Path, port: int, place: Path) -> list[str]:

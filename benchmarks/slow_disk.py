@@ -229,7 +229,7 @@ def run(place: Path, disk: Disk, settings: argparse.Namespace) -> dict[str, dict
     warm.mkdir()
     _plant(warm, {"small": 4096, "large": _MIB})
     _plant(disk.folder, {f"{number:03}": _SLOW_SIZE for number in range(_SLOW_FILES)})
-    serve = ["-m", "zcserver.cli", "serve", f"warm={warm}", f"slow={disk.folder}", "--port", "0"]
+    serve = ["-m", "zcserver", "serve", f"warm={warm}", f"slow={disk.folder}", "--port", "0"]
     found: dict[str, dict[str, list[float]]] = {condition: {} for condition in _CONDITIONS}
     with _running(serve, core=settings.cores[0], enter=disk.enter) as said:
         port = int(said.split(" at ")[1].split()[0].rstrip("/").rpartition(":")[2])

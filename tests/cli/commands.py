@@ -9,7 +9,7 @@ import sys
 
 from tests.cli.nursery import Nursery
 
-COMMAND = [sys.executable, "-m", "zcserver.cli"]
+COMMAND = [sys.executable, "-m", "zcserver"]
 PATIENCE = 60
 
 

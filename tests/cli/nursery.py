@@ -65,7 +65,7 @@ def raise_all(sock):
 
 
 def become(wanted, files):
-    """The command: what ``python -m zcserver.cli`` does in this place, with this output."""
+    """The command: what ``python -m zcserver`` does in this place, with this output."""
     from zcserver.cli import main
 
     os.chdir(wanted["cwd"])

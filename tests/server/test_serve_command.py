@@ -28,7 +28,7 @@ LISTENING = re.compile(r"(?:serving .* |and )at (zc\S+)")
 def serving(*arguments, lines=1, environment=None, preexec_fn=None):
     """The command, when it has said where it listens (``urls``); killed at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "zcserver.cli", "serve", *map(str, arguments)],
+        [sys.executable, "-m", "zcserver", "serve", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {}),
         preexec_fn=preexec_fn,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def ended(process, number):
 def failing(*arguments, environment=None):
     """(exit code, the one line on stderr) of a command that cannot start."""
     done = subprocess.run(
-        [sys.executable, "-m", "zcserver.cli", "serve", *map(str, arguments)],
+        [sys.executable, "-m", "zcserver", "serve", *map(str, arguments)],
         capture_output=True, text=True, timeout=PATIENCE, check=False, env=os.environ | (environment or {}),
     )  # fmt: skip
     (line,) = done.stderr.splitlines()

@@ -23,7 +23,7 @@ def demonstrate(directory: Path, size: int, stream: int, ring: int, lanes: str, 
     """Both halves, each in a process of its own; sizes are bytes. MISMATCH if a byte differs."""
     with workplace(directory, 2 * size + (64 << 20)) as place:
         served = ["--serve", "127.0.0.1:0", "--dir", str(place), "--size", str(size), "--ring", str(ring)]
-        command = [sys.executable, "-m", "zcserver.cli", "demo", *served, "--lanes", lanes]
+        command = [sys.executable, "-m", "zcserver", "demo", *served, "--lanes", lanes]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
                 code = fetch(_url_of(server), place, stream, subscribers)

@@ -1,0 +1,5 @@
+"""``python -m zcserver``: the command without its script."""
+
+from zcserver.cli import main
+
+main()
