@@ -278,12 +278,19 @@ def slow_disk(kernel, cold, head=0):
                 self.stalled.append(offset)
             return super().splice(source, target, count, offset)
 
-        def splice_blocking(self, source, target, count, offset=None):
-            if self._is_cold(source, offset + count):
+        def _wait_for(self, fd, end):
+            if self._is_cold(fd, end):
                 assert threading.get_ident() != self.loop
                 self.asked.set()
                 assert self.arrive.wait(60)
+
+        def splice_blocking(self, source, target, count, offset=None):
+            self._wait_for(source, offset + count)
             return super().splice_blocking(source, target, count, offset)
+
+        def pread(self, fd, count, offset):  # where the user's quota gives no pipe
+            self._wait_for(fd, offset + count)
+            return super().pread(fd, count, offset)
 
     return SlowDisk()
 
@@ -305,8 +312,7 @@ async def beside_a_slow_disk(files, make_context, disk, streams=1):
             for _ in range(streams):
                 tasks.start_soon(fetch_cold)
             await until(lambda: files.active == streams)
-            if make_context().splices_files:
-                await anyio.to_thread.run_sync(disk.asked.wait, 60)
+            await anyio.to_thread.run_sync(disk.asked.wait, 60)
             try:
                 yield server, slow, received
                 assert disk.stalled == []

@@ -183,6 +183,10 @@ class Kernel:
             raise
         return True
 
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        """Up to ``count`` bytes of a file from ``offset`` on, copied."""
+        return os.pread(fd, count, offset)
+
     def madvise(self, mapping: mmap.mmap, advice: int, start: int, length: int) -> None:
         """Advise on ``length`` bytes from ``start``, a multiple of the page size. Holds the GIL."""
         mapping.madvise(advice, start, length)

@@ -95,7 +95,7 @@ class FileRegion:
     def _read(self, count: int, waits: bool) -> int:
         pipe, fd, offset = self.pipe, self._fd, self._offset
         if pipe is None:
-            self.chunk = os.pread(fd, count, offset)
+            self.chunk = self._kernel.pread(fd, count, offset)
             return len(self.chunk)
         return (pipe.fill_from_file_blocking if waits else pipe.fill_from_file)(fd, offset, count)
 
