@@ -11,7 +11,7 @@ from zcserver.errors import MisuseError, TransferError, first_of
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
-from .standard import prepare, say, unread
+from .standard import part, prepare, say
 
 # click's UsageError, which typer depends on or carries with it, by version, and does not export.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -86,6 +86,7 @@ def guarded(command: Callable[[list[str]], int | None], arguments: list[str]) ->
     line, code = _outcome(command, arguments)
     if line:
         say(f"zcserver: {line}")
+    part()
     sys.exit(code)
 
 
@@ -105,8 +106,7 @@ def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -
         sys.stdout.flush()
     except CommandError as error:
         return error.line, error.code
-    except BrokenPipeError:
-        unread(sys.stdout.fileno())  # `zcserver ls | head`
+    except BrokenPipeError:  # `zcserver ls | head`
         return "", ExitCode.FAILED
     except (TransferError, MisuseError, OSError) as error:
         return explain(error)
