@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -72,21 +72,15 @@ topic_commands.add_to(app)
 machine_commands.add_others(app)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit. A user's error is one line on stderr, never a traceback."""
+def run() -> NoReturn:
+    """What :func:`zcserver.cli.main` does."""
     prepare()
-    guarded(
-        lambda arguments: app(arguments, prog_name="zcserver", standalone_mode=False),
-        sys.argv[1:] or ["--help"],
-    )
-
-
-def guarded(command: Callable[[list[str]], int | None], arguments: list[str]) -> NoReturn:
-    """Run ``command`` and exit with its code, or with that of its error after the line for that."""
-    line, code = _outcome(command, arguments)
-    if line:
-        say(f"zcserver: {line}")
-    part()
+    try:
+        line, code = _outcome()
+        if line:
+            say(f"zcserver: {line}")
+    finally:
+        part()
     sys.exit(code)
 
 
@@ -99,10 +93,11 @@ def _singly() -> Iterator[None]:
         raise first_of(group) from None
 
 
-def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -> tuple[str, int]:
+def _outcome() -> tuple[str, int]:
+    """The line for stderr, if there is one, and the exit code."""
     try:
         with _singly():
-            code = command(arguments)
+            code = app(sys.argv[1:] or ["--help"], prog_name="zcserver", standalone_mode=False)
         sys.stdout.flush()
     except CommandError as error:
         return error.line, error.code
@@ -119,6 +114,6 @@ def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -
         context = error.ctx
         shown = context.command_path if context is not None else "zcserver"
         return f"{exits.printable(words)} Try `{shown} --help`.", ExitCode.USAGE
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         return "interrupted", ExitCode.INTERRUPTED
     return "", int(code or 0)

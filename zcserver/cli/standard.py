@@ -50,7 +50,7 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def part() -> None:
-    """Call it last of all: what a stream could not take would be tried again at exit, and end with code 120."""
+    """Call it last of all: what a stream could not take is tried again at exit, which would end with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
