@@ -215,6 +215,13 @@ def test_an_interrupted_server_ends_with_its_code(served):
         (["get", "http://host/file"], "zc://127.0.0.1/data.bin"),
         (["fetch"], "fetch"),
         (["get", "zc://127.0.0.1/file", "--limit-rate", "fast"], "no size"),
+        (["get", "zc://127.0.0.1/file", "--limit-rate", "0.5"], "less than a byte"),
+        (["get", "zc://127.0.0.1/file", "-o", "-", "--offset", "9" * 400], "sizes end at"),
+        (["serve", ".", "--limit-rate", "9223372036854775808"], "sizes end at"),
+        (["serve", ".", "--pool-size", "65T"], "64T at most"),
+        (["serve", "--topics", "--retain", "9" * 18], "64T at most"),
+        (["demo", "--ring", "65T"], "64T at most"),
+        (["sub", "zc://127.0.0.1/t", "--from", "9" * 5000], "nor a number"),
         (["sync", "a", "b"], "one is a URL"),
         (["mv", "zc://127.0.0.1/a", "zc://127.0.0.2/b"], "one server"),
         (["mv", "zc://127.0.0.1:1/a", "/%61/b"], "into itself"),
@@ -233,7 +240,29 @@ def test_arguments_that_are_no_text(writable_url, served, local):
     assert os.listdir(served) == ["\udcff"]
 
 
-def test_a_settings_file_has_no_texts_for_true_and_false(local):
-    (local / "serve.toml").write_text('writable = "no"')
-    line = failing(2, "serve", ".", "--config", "serve.toml")
-    assert line == "serve.toml: writable: 'no' is neither true nor false (without quotes)"
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('writable = "no"', "writable: 'no' is neither true nor false (without quotes)"),
+        ("bind = []", "bind: [] names no address"),
+        ('roots = ["a\\u0000b"]', "roots: 'a\\x00b' has a null byte"),
+        ('roots = {"a\\u0000b" = "."}', "roots: 'a\\x00b' has a null byte"),
+        ('access_log = "a\\u0000b"', "access_log: 'a\\x00b' has a null byte"),
+        ('bind = "unix:a\\u0000b"', "bind: 'unix:a\\x00b' has a null byte"),
+        (f"pool_size = {2**100}", "pool_size: '1267650600228229401496703205376' is too large"),
+        (f"grace = {10**400}", "is no number of seconds"),
+        (f"port = {'9' * 5000}", "is no TOML"),
+    ],
+    ids=range(9),
+)
+def test_a_settings_file_with_a_value_that_is_wrong(line, words, local):
+    (local / "serve.toml").write_text(line)
+    told = failing(2, "serve", *([] if "roots" in line else ["."]), "--config", "serve.toml")
+    assert told.startswith("serve.toml")
+    assert words in told
+
+
+def test_a_variable_that_names_no_address():
+    assert "ZCSERVER_BIND: ',' names no address" in failing(
+        2, "serve", ".", env={**os.environ, "ZCSERVER_BIND": ","}
+    )
