@@ -104,6 +104,38 @@ def test_a_directory_where_a_file_is_due(url, served, local):
     assert "-r" in failing(4, "get", f"{url}/file")
 
 
+def test_what_is_no_file_can_be_sent_as_standard_input(writable_url, local):
+    os.mkfifo("fifo")
+    for source, words in (
+        ("/dev/null", "is no regular file (put - URL < FILE)"),
+        ("fifo", "is no regular file (put - URL < FILE)"),
+        ("/proc/version", "does not tell its size: send it as standard input (put - URL < FILE)"),
+    ):
+        assert failing(4, "put", source, f"{writable_url}/file") == f"{source}: {words}"
+
+
+def test_a_missing_directory_is_named_with_the_way_to_make_it(writable_url, served, local):
+    (served / "a").touch()
+    (local / "file").touch()
+    missing = f"no such directory: /{served.name}/x: make it with `zcserver mkdir -p`"
+    for command in (
+        ["put", "file", f"{writable_url}/x/"],
+        ["mkdir", f"{writable_url}/x/y"],
+        ["mv", f"{writable_url}/a", f"/{served.name}/x/y"],
+    ):
+        assert failing(3, *command) == f"{missing} (zcserver ls shows what there is)"
+    for command in (["mv", f"{writable_url}/b", f"/{served.name}/c"], ["rm", f"{writable_url}/x/y"]):
+        assert "no such file" in failing(3, *command)
+    done = zcserver("put", "-", f"{writable_url}/x/y", input="content", code=3)
+    assert missing in done.stderr
+
+
+def test_an_access_log_that_cannot_be_written(local):
+    for path, code, words in ((".", 4, "Is a directory"), ("no/log", 3, "No such file or directory")):
+        line = failing(code, "serve", ".", "--port", "0", "--access-log", path)
+        assert line == f"cannot write to {path}: {words} (name another file with --access-log)"
+
+
 def test_a_read_only_server(url, local):
     (local / "file").write_bytes(b"content")
     for command in (
@@ -213,6 +245,7 @@ def test_an_interrupted_server_ends_with_its_code(served):
     [
         (["get"], "URL"),
         (["get", "http://host/file"], "zc://127.0.0.1/data.bin"),
+        (["get", "zc+unix:///run/zc.sock/x"], "zc+unix://%2Frun%2Fzc.sock/path"),
         (["fetch"], "fetch"),
         (["get", "zc://127.0.0.1/file", "--limit-rate", "fast"], "no size"),
         (["get", "zc://127.0.0.1/file", "--limit-rate", "0.5"], "less than a byte"),
