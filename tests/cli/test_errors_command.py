@@ -106,12 +106,9 @@ def test_a_directory_where_a_file_is_due(url, served, local):
 
 def test_what_is_no_file_can_be_sent_as_standard_input(writable_url, local):
     os.mkfifo("fifo")
-    for source, words in (
-        ("/dev/null", "is no regular file (put - URL < FILE)"),
-        ("fifo", "is no regular file (put - URL < FILE)"),
-        ("/proc/version", "does not tell its size: send it as standard input (put - URL < FILE)"),
-    ):
-        assert failing(4, "put", source, f"{writable_url}/file") == f"{source}: {words}"
+    for source in ("/dev/null", "fifo"):
+        line = failing(4, "put", source, f"{writable_url}/file")
+        assert line == f"{source}: is no regular file (put - URL < FILE)"
 
 
 def test_a_missing_directory_is_named_with_the_way_to_make_it(writable_url, served, local):
