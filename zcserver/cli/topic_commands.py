@@ -106,7 +106,7 @@ def _sub(
 def _start(text: str) -> str | int:
     if text in (LATEST, EARLIEST, COMMITTED):
         return text
-    if not text.isdecimal() or not int(text):
+    if not text.isdecimal() or len(text) > 18 or not int(text):
         raise CommandError(
             f"--from: {text!r} is none of latest, earliest, committed, nor a number from 1 on", ExitCode.USAGE
         )
