@@ -107,7 +107,9 @@ class Download:
             if self._beginning is None or error.code != ErrorCode.CHANGED:
                 raise
             origin = self._beginning.origin
-            what = "it has changed there" if origin.path == self._path else f"they are of {origin.path}"
+            what = "it has changed there"
+            if origin.path != self._path:
+                what = f"they are of {origin.path}, or that has changed there"
             raise ChangedError(
                 f"the first {self._beginning.nbytes} bytes of {self._path} were fetched earlier, but {what}: "
                 f"begin anew with --restart (restart=True)"

@@ -23,6 +23,7 @@ from zcserver.stream import Stream
 from zcserver_protocol.errors import ErrorCode
 
 from .descriptors import read_some
+from .hashing import hash_file, hash_memory
 from .progress import ChangedError, Progress, Transferred
 from .request import finished, number, opened, reply_of
 
@@ -68,14 +69,11 @@ class _Source:
             )
 
     def digest(self) -> str:
-        if self._fd < 0:
-            return hashlib.new(ALGORITHM, self._memory).hexdigest()
         hasher = hashlib.new(ALGORITHM)
-        piece = memoryview(bytearray(MIB))
-        position = 0
-        while count := os.preadv(self._fd, [piece], position):
-            hasher.update(piece[:count])
-            position += count
+        if self._fd < 0:
+            hash_memory(hasher, self._memory)
+        else:
+            hash_file(hasher, self._fd, self.size)
         return hasher.hexdigest()
 
     async def send(self, stream: Stream, position: int, nbytes: int) -> Completion:
