@@ -1,5 +1,6 @@
 """The client library over real connections, on every loop and lane."""
 
+import contextlib
 import errno
 import hashlib
 import mmap
@@ -112,6 +113,38 @@ async def test_all_reads_of_an_open_file_see_one_state_of_it(served, make_contex
         with pytest.raises(StreamResetError) as caught:
             await file.read(10)
     assert caught.value.code == ErrorCode.CHANGED
+
+
+@pytest.mark.parametrize("path", ["/", "/folder", "/folder/", "/fifo", "/none", "/file/", "/empty/"])
+async def test_what_cannot_be_fetched_cannot_be_read_either(served, local, make_context, path):
+    filled(served / "file", 10)
+    (served / "empty").touch()
+    (served / "folder").mkdir()
+    os.mkfifo(served / "fifo")
+    refusals = []
+    async with client_for(served, make_context) as client:
+        for attempt in (client.fetch(path, local / "copy"), client.read(path), client.read(path, 0, 0)):
+            with pytest.raises(StreamResetError) as caught:
+                await attempt
+            refusals.append((caught.value.code, caught.value.reason))
+        assert await client.read("/empty") == b""
+        async with client.open("/empty") as file:
+            assert [chunk async for chunk in file] == []
+    assert refusals == [refusals[0]] * 3
+
+
+async def test_a_file_that_hides_its_size_is_not_taken_for_an_empty_one(make_context):
+    with (
+        Root("/proc/sys/kernel") as root,
+        contextlib.closing(FileServer(root)) as files,
+        anyio.fail_after(60),
+    ):
+        async with (
+            zcserver.serve(files.handle, port=0, context=make_context()) as server,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
+        ):
+            with pytest.raises(StreamResetError, match="says that its size is 0"):
+                await client.read("/ostype")
 
 
 async def test_a_file_goes_to_a_descriptor_as_a_whole_or_in_part(served, local, make_context):

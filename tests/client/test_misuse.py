@@ -70,6 +70,13 @@ async def test_a_file_that_is_not_open_is_not_read(served, make_context):
                 await read
 
 
+async def test_a_negative_length_is_not_taken_for_all_the_rest(served, make_context):
+    filled(served / "file", 100)
+    async with client_for(served, make_context) as client:
+        with pytest.raises(MisuseError, match=r"length=-5: .*None for all the rest"):
+            await client.read("/file", 0, -5)
+
+
 async def test_a_local_path_may_be_a_text(served, local, make_context):
     content = filled(served / "file", 100)
     async with client_for(served, make_context) as client:

@@ -92,7 +92,7 @@ async def test_of_another_path_it_is_not_said_that_the_file_has_changed(served, 
     (local / ".copy.zcfrom").write_text(record_of(1000))
     (local / ".copy.zcpart").write_bytes(b"beginning")
     async with client_for(served, make_context) as client:
-        with pytest.raises(ChangedError, match="they are of /file, or that has changed there: .*--restart"):
+        with pytest.raises(ChangedError, match=r"they are of /file, or that has changed there: .*--restart"):
             await client.fetch("/another", local / "copy")
     assert (local / ".copy.zcpart").read_bytes() == b"beginning"
 

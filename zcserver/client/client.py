@@ -242,7 +242,7 @@ class Client:
             due = number(await reply_of(stream), "length")
             if due > length:
                 raise TransferError(f"the server sends {due} bytes of {path} where {length} were asked for")
-            filled = await fill(stream, sink[:due])
+            filled = await fill(stream, sink[:due], self._pace)
             await expect_end(stream)
         if filled != due:
             raise TransferError(f"{path}: {filled} bytes came, {due} were announced: fetch it again")
@@ -250,13 +250,15 @@ class Client:
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes of a (small) file from ``offset`` on, at most ``length``."""
+        if length is not None and length < 0:
+            raise MisuseError(f"length={length}: give a number of bytes, or None for all the rest")
         async with self.open(path) as file:
             await file.seek(offset)
             return await file.read(-1 if length is None else length)
 
     def open(self, path: str) -> RemoteFile:
         """``async with client.open(path) as file``: reading in pieces. See :class:`RemoteFile`."""
-        return RemoteFile(self.connection, path)
+        return RemoteFile(self.connection, self._pace, path)
 
     async def stat(self, path: str) -> Status:
         """What is at ``path``."""

@@ -27,6 +27,7 @@ from .storing import Storing
 BATCH: Final = 2 * MIB  # written per thread hop, which costs 0.1 ms; more would leave the processor's cache
 _BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
 _TRAILER_MOST: Final = 4096
+_UNLIMITED: Final = Pace(0)
 _in_thread = anyio.to_thread.run_sync
 
 
@@ -238,20 +239,22 @@ def bytes_of(memory: Any) -> memoryview:
         raise MisuseError(f"cannot read into {type(memory).__name__}: {error}") from None
 
 
-async def fill(stream: Stream, sink: memoryview) -> int:
+async def fill(stream: Stream, sink: memoryview, pace: Pace) -> int:
     """Land the stream's next bytes in ``sink``, whatever the messages; fewer only when the stream ends."""
     filled = 0
     while filled < len(sink):
         try:
-            filled += await stream.receive_into(sink[filled:])
+            count = await stream.receive_into(sink[filled : filled + pace.piece])
         except anyio.EndOfStream:
             break
+        filled += count
+        await pace.spend(count)
     return filled
 
 
 async def expect_end(stream: Stream) -> None:
     """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
-    if await fill(stream, memoryview(bytearray(1))):
+    if await fill(stream, memoryview(bytearray(1)), _UNLIMITED):
         raise VerificationError(f"{stream.path}: more bytes came than were announced: fetch it again")
 
 
