@@ -115,8 +115,12 @@ def test_standard_input_is_sent_under_a_name(writable_url, served):
 
 
 def test_a_file_that_only_says_it_is_empty_is_not_sent_as_such(writable_url, served):
-    line = failing(1, "put", "/proc/self/status", f"{writable_url}/status")
-    assert line == "/proc/self/status: does not tell its size: send it as standard input (put - URL < FILE)"
+    line = failing(4, "put", "/proc/self/status", f"{writable_url}/status")
+    otherwise = "check the path, or send it as standard input (put - URL < FILE)"
+    assert line == f"/proc/self/status: does not tell its size: {otherwise}"
+    assert failing(4, "put", "/dev/null", f"{writable_url}/null") == (
+        f"/dev/null: is no regular file: {otherwise}"
+    )
     assert os.listdir(served) == []
     with open("/proc/self/status") as status:
         zcserver("put", "-", f"{writable_url}/status", stdin=status)

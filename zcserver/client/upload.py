@@ -33,6 +33,7 @@ _PIECE_LEAST: Final = MIB
 _PIECE_MOST: Final = 64 * MIB
 # O_NONBLOCK: opening a FIFO does not wait for a writer, and is refused below.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_OTHERWISE: Final = "check the path, or send it as standard input (put - URL < FILE)"
 _in_thread = anyio.to_thread.run_sync
 
 
@@ -62,11 +63,9 @@ class _Source:
         if stat.S_ISDIR(status.st_mode):
             raise OSError(errno.EISDIR, "is a directory")
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file")
+            raise OSError(errno.ENOTDIR, f"is no regular file: {_OTHERWISE}")
         if not status.st_size and hides_its_size(self._fd):  # (``check`` finds one that has grown)
-            raise OSError(
-                errno.EINVAL, "does not tell its size: send it as standard input (put - URL < FILE)"
-            )
+            raise OSError(errno.ENOTDIR, f"does not tell its size: {_OTHERWISE}")
 
     def digest(self) -> str:
         hasher = hashlib.new(ALGORITHM)
@@ -185,7 +184,7 @@ async def upload_from(
         await reply_of(stream)
         progress.started(path, 0, 0)
         nbytes = 0
-        with _telling_failure(progress, path):
+        with _telling_failure(progress, path), _while_open(stream, path):
             while (data := await read_some(fd, MIB)) or not nbytes:  # nothing at all is an empty message
                 await stream.send(data)
                 if not data:
@@ -198,11 +197,35 @@ async def upload_from(
     return Transferred(path, None, nbytes, 0, time.monotonic() - begin, "")
 
 
+@contextlib.contextmanager
+def _while_open(stream: Stream, path: str) -> Iterator[None]:
+    """Give up what is waited for inside, and raise what ended the stream, when that is over before."""
+    with anyio.CancelScope() as scope:
+
+        def look() -> None:
+            if stream.is_over:
+                scope.cancel()
+
+        stream.on_change = look
+        look()  # it may be over already
+        try:
+            yield
+        finally:
+            stream.on_change = lambda: None
+    if scope.cancelled_caught:
+        stream.check_open()
+        raise _uncommitted(path)
+
+
 async def _commit(stream: Stream, path: str) -> None:
     await stream.end()
     await finished(stream)
     if stream.committed < 1:
-        raise TransferError(f"the server ended the upload of {path} without committing it: send it again")
+        raise _uncommitted(path)
+
+
+def _uncommitted(path: str) -> TransferError:
+    return TransferError(f"the server ended the upload of {path} without committing it: send it again")
 
 
 async def _gone(piece: tuple[Completion, int], path: str, progress: Progress) -> None:
