@@ -197,11 +197,22 @@ async def pour(
     """Hand on what arrives, a batch at a time; the connection goes on receiving meanwhile.
 
     Returns after the stream's end, which vouches for the bytes. VerificationError unless there were
-    exactly ``size``; what comes behind them goes to the ``trailer`` if there is one.
+    exactly ``size``; what comes behind them goes to the ``trailer`` if there is one. The ``pace`` is asked
+    before bytes are taken, since the peer may send as many more then.
     """
     batch: list[memoryview] = []
-    batched = arrived = 0
+    batched = arrived = paid = 0
     enough = min(BATCH, pace.piece)
+
+    async def pay() -> None:
+        """For what has come, and what is to come next."""
+        nonlocal paid
+        due = min(size, arrived + enough) - paid
+        if due:  # (nothing would wait for what others owe)
+            paid += due
+            await pace.spend(due)
+
+    await pay()
     chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
     async with contextlib.aclosing(chunks):
         async for piece in chunks:
@@ -219,13 +230,13 @@ async def pour(
             if batched >= enough or len(batch) >= _BATCH_PIECES:
                 await write(batch)
                 batch = []
-                await pace.spend(batched)
                 batched = 0
+                await pay()
     if arrived != size:
         raise VerificationError(f"{stream.path}: {arrived} bytes came, {size} were announced: fetch it again")
     if batch:
         await write(batch)
-        await pace.spend(batched)
+        await pay()
 
 
 def bytes_of(memory: Any) -> memoryview:
@@ -241,14 +252,15 @@ def bytes_of(memory: Any) -> memoryview:
 
 async def fill(stream: Stream, sink: memoryview, pace: Pace) -> int:
     """Land the stream's next bytes in ``sink``, whatever the messages; fewer only when the stream ends."""
-    filled = 0
+    filled = paid = 0
     while filled < len(sink):
+        if filled == paid:
+            paid = min(len(sink), filled + pace.piece)
+            await pace.spend(paid - filled)
         try:
-            count = await stream.receive_into(sink[filled : filled + pace.piece])
+            filled += await stream.receive_into(sink[filled:paid])
         except anyio.EndOfStream:
             break
-        filled += count
-        await pace.spend(count)
     return filled
 
 

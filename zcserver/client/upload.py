@@ -145,6 +145,7 @@ async def _send(
     began = anyio.current_time()
     while under_way is None or left:  # at least one message: there must be one to commit
         nbytes = min(piece, pace.piece, left)
+        await pace.spend(nbytes)
         completion = await file.send(stream, position, nbytes)
         if under_way is not None:  # the next piece is queued: the socket need not wait for us
             await _gone(under_way, path, progress)
@@ -154,7 +155,6 @@ async def _send(
         under_way = completion, nbytes
         position += nbytes
         left -= nbytes
-        await pace.spend(nbytes)  # for the last piece, too: many small files have no other
     await _gone(under_way, path, progress)
     try:
         file.check()
@@ -184,14 +184,15 @@ async def upload_from(
         await reply_of(stream)
         progress.started(path, 0, 0)
         nbytes = 0
+        most = min(MIB, pace.piece)
         with _telling_failure(progress, path), _while_open(stream, path):
-            while (data := await read_some(fd, MIB)) or not nbytes:  # nothing at all is an empty message
+            while (data := await read_some(fd, most)) or not nbytes:  # nothing at all is an empty message
+                await pace.spend(len(data))
                 await stream.send(data)
                 if not data:
                     break
                 nbytes += len(data)
                 progress.moved(path, len(data))
-                await pace.spend(len(data))
             await _commit(stream, path)
     progress.finished(path)
     return Transferred(path, None, nbytes, 0, time.monotonic() - begin, "")
