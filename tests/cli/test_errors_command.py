@@ -108,7 +108,7 @@ def test_what_is_no_file_can_be_sent_as_standard_input(writable_url, local):
     os.mkfifo("fifo")
     for source in ("/dev/null", "fifo"):
         line = failing(4, "put", source, f"{writable_url}/file")
-        assert line == f"{source}: is no regular file (put - URL < FILE)"
+        assert line == f"{source}: is no regular file: send it as standard input (put - URL < FILE)"
 
 
 def test_a_missing_directory_is_named_with_the_way_to_make_it(writable_url, served, local):

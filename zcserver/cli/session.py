@@ -191,9 +191,11 @@ async def transferring(
     address: Address, settings: TransferSettings
 ) -> AsyncIterator[tuple[Client, Progress]]:
     """A connected client, and bars if there is a terminal to show them on. Ctrl-C ends the body."""
-    with Interruption() as interruption, client_context(lanes=lanes_of(settings.lanes)) as context:
+    rate = settings.limit_rate
+    context = client_context(lanes=lanes_of(settings.lanes), limit_rate=rate)
+    with Interruption() as interruption, context:
         with _progress(settings) as progress, interruption.cancels():
-            async with Client(address, context=context, limit_rate=settings.limit_rate) as client:
+            async with Client(address, context=context, limit_rate=rate) as client:
                 yield client, progress
         interruption.raise_if_caught()
 
