@@ -248,6 +248,30 @@ class TestLargeBuffers:
         with acquire(pool, 2 * REGION, stranger("a")) as one, acquire(pool, 2 * REGION, stranger("b")) as two:
             assert (one.by_reference, two.by_reference) == (True, False)
 
+    def test_count_regions_that_are_their_principals_already_once(self) -> None:
+        pool, group = Pool(4 * REGION), Principal("the cluster", PrincipalKind.TRUSTED)
+        for buffer in [acquire(pool, REGION, group) for _ in range(3)]:
+            buffer.release()
+        with acquire(pool, 4 * REGION, group) as whole:
+            assert whole.by_reference
+        acquire(pool, PAGE, COMMON).release()
+        with acquire(pool, 4 * REGION, COMMON):
+            assert pool.stats().free == 0
+
+    def test_keep_to_the_quota_with_the_regions_they_add(self) -> None:
+        pool, peer = Pool(4 * REGION), identity(quota=2 * REGION)
+        acquire(pool, PAGE, peer).release()
+        with acquire(pool, 2 * REGION, peer) as run:  # with the one it has
+            assert run.by_reference
+            assert pool.stats().regions_by_principal["friend"] == 2
+
+    def test_of_a_stranger_count_its_regions_in_the_share_once(self) -> None:
+        pool = Pool(4 * REGION, stranger_share=0.5)
+        one = stranger("a")
+        acquire(pool, REGION, one).release()
+        with acquire(pool, 2 * REGION, one) as run:
+            assert run.by_reference
+
     def test_that_can_never_be_had_are_refused(self) -> None:
         pool = Pool(4 * REGION)
         with pytest.raises(RequestTooLargeError, match="pool of 8388608 bytes"):

@@ -198,25 +198,32 @@ class Leasing:
 
     def _choose(self, account: Account, count: int) -> int | None:
         """The first of ``count`` adjacent regions that are cheapest to take; ``None`` if there are none."""
-        quota = account.leased + count <= account.region_ceiling
-        share = not account.stranger or self._strangers + count <= self.stranger_ceiling
+        regions = self.regions
         early = not account.stranger and self.quarantine.early_room() >= count
         prices = [
-            inf if region.live or region.tainted else self._price(region, account, quota, share, early)
-            for region in self.regions
+            inf if region.live or region.tainted else self._price(region, account, early)
+            for region in regions
         ]
-        if count > 1:
-            prices = [sum(prices[index : index + count]) for index in range(len(prices) - count + 1)]
-        first = min(range(len(prices)), key=prices.__getitem__)
-        return first if prices[first] < inf else None
+        # What the run has of theirs already counts neither against the quota nor the strangers' share.
+        quota = account.region_ceiling - account.leased
+        gained = [region.account is not account for region in regions]
+        share = self.stranger_ceiling - self._strangers if account.stranger else count
+        strange = [region.account is None or not region.account.stranger for region in regions]
 
-    def _price(self, region: Region, account: Account, quota: bool, share: bool, early: bool) -> float:
+        def price(first: int) -> float:
+            run = slice(first, first + count)
+            if sum(gained[run]) > quota or sum(strange[run]) > share:
+                return inf
+            return sum(prices[run])
+
+        first = min(range(len(regions) - count + 1), key=price)
+        return first if price(first) < inf else None
+
+    def _price(self, region: Region, account: Account, early: bool) -> float:
         """What taking this idle region costs, infinity if it cannot be had: the fewer cuts the better."""
         owner = region.account
         if owner is account:
             return 0.0
-        if not quota or not (share or (owner is not None and owner.stranger)):
-            return inf
         if self.quarantine.is_resting(region):
             # Strangers never: the next dead stranger would rest it again, and so on without bound.
             return 4.0 if early else inf
