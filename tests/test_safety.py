@@ -271,6 +271,56 @@ async def test_foreign_memory_goes_by_reference_only_to_trusted_peers(make_conte
         memory.append(0)
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_what_was_begun_of_a_message_is_read_before_it_fails(make_context, trusted):
+    memory = bytearray(b"A" * 8 * MIB)
+
+    def reuse(_):
+        memory[:] = b"B" * len(memory)
+
+    async with serving(make_context(), trust_peer=trusted) as served:
+        stream, peer, theirs = await served.peer()
+        completion = await stream.send(memory)
+        await until(lambda: at_rest(stream))
+        assert stream.connection.engine._lanes.train, "the socket was meant to be full"
+        stream.reset(reason="enough")
+        completion.add_done_callback(reuse)
+        assert isinstance(completion.error, zcserver.StreamResetError)
+        await peer.read_until(lambda: theirs.reset_reason == "enough")
+        with pytest.raises(zcserver.StreamResetError, match="enough"):
+            await completion.wait()
+        received = peer.partial(theirs.id)
+        assert received == b"A" * len(received)
+        memory.append(0)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_message_given_up_fails_at_once_if_what_was_begun_is_copied(make_context, trusted):
+    context = make_context()
+    async with serving(context, trust_peer=trusted) as served:
+        stream, peer, theirs = await served.peer(credit=100 * KIB)
+        completion = await stream.send(bytes(300 * KIB))
+        await until(lambda: at_rest(stream))
+        stream.reset(reason="enough")
+        assert completion.done is not (trusted and context.by_reference)
+        await peer.read_until(lambda: theirs.reset_reason == "enough")
+        with pytest.raises(zcserver.StreamResetError, match="enough"):
+            await completion.wait()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_message_given_up_fails_with_its_connection(make_context, trusted):
+    async with serving(make_context(), trust_peer=trusted) as served:
+        stream, _, _ = await served.peer()
+        completion = await stream.send(bytes(8 * MIB))
+        await until(lambda: at_rest(stream))
+        stream.reset()
+        assert not completion.done
+        stream.connection.abort()
+        with pytest.raises(zcserver.ConnectionLostError):
+            await completion.wait()
+
+
 async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_while(make_context):
     clock = Clock()
     context = make_context(clock=clock, quarantine_seconds=30)
