@@ -56,7 +56,7 @@ class Completion:
             self._callbacks.append(callback)
 
     def doom(self, error: BaseException) -> None:
-        """For the sender: it will fail, but bytes of the message are still to be read. ``resolve`` follows."""
+        """For the sender: it will fail, but some of it is still to be read. ``resolve`` follows."""
         self._error = error
 
     def resolve(self, error: BaseException | None = None) -> None:
