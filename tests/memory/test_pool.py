@@ -1,6 +1,7 @@
 """The pool: who gets which memory, and sums that are exact in every state."""
 
 import mmap
+import os
 from collections import Counter
 from contextlib import closing
 from itertools import pairwise
@@ -10,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from zcserver.context import Context
 from zcserver.errors import MisuseError, RequestTooLargeError
 from zcserver.kernel.calls import Kernel, address_of
 from zcserver.memory import (
@@ -71,6 +73,15 @@ class TestRegions:
 
         Pool(3 * REGION, kernel=Watched())
         assert advised == [(mmap.MADV_HUGEPAGE, 0, 3 * REGION), (mmap.MADV_DONTFORK, 0, 3 * REGION)]
+
+    @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # it may have threads by now
+    def test_of_received_messages_are_inherited_by_forks(self) -> None:
+        with Context() as context, context.receive_memory.take(MIB) as message:
+            message[:5] = b"hello"
+            child = os.fork()
+            if not child:
+                os._exit(message[:5] != b"hello")
+            assert os.waitpid(child, 0)[1] == 0
 
     @pytest.mark.parametrize(("error", "tolerated"), [(22, True), (12, False)])
     def test_do_without_advice_that_the_kernel_does_not_know(self, error: int, tolerated: bool) -> None:
