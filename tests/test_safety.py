@@ -3,6 +3,8 @@
 import hashlib
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -12,6 +14,7 @@ import zcserver
 from tests.namespaces import veth
 from tests.raw_peer import LOOPBACK, MIB, RawPeer, at_rest, deadline, in_socket, serving, until
 from zcserver.memory import BufferState
+from zcserver.sending.foreign import ForeignMemory, ForeignQuarantine
 from zcserver_protocol.frames import ACK, HEADER_SIZE, pack
 
 pytestmark = pytest.mark.anyio
@@ -344,7 +347,7 @@ async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_whi
         memory.append(0)
 
 
-async def test_foreign_memory_is_held_for_its_time_although_the_context_is_closed(make_context, monkeypatch):
+async def test_foreign_memory_is_let_go_in_time_though_nothing_happens(make_context, monkeypatch):
     timers = []
 
     class Timer:
@@ -358,23 +361,42 @@ async def test_foreign_memory_is_held_for_its_time_although_the_context_is_close
     monkeypatch.setattr("threading.Timer", Timer)
     clock = Clock()
     context = make_context(clock=clock, quarantine_seconds=30)
-    memory = bytearray(b"A" * 64 * KIB)
-    async with serving(context, trust_peer=True) as served:
-        stream, _, _ = await served.peer()
-        await stream.send(memory)
-        await until(lambda: in_socket(stream))
-        stream.connection.abort()
-    clock.now += 10
-    context.close()
+    first, second = bytearray(b"A" * 64 * KIB), bytearray(b"B" * 64 * KIB)
+    for memory in (first, second):
+        async with serving(context, trust_peer=True) as served:
+            stream, _, _ = await served.peer()
+            await stream.send(memory)
+            await until(lambda stream=stream: in_socket(stream))
+            stream.connection.abort()
+        clock.now += 10
+    context.close()  # which changes nothing
     if not context.by_reference:
         assert not timers
         return
+    assert [timer.seconds for timer in timers] == [30]  # one for all
+    clock.now += 10
+    timers[0].function()
+    first.append(0)
     with pytest.raises(BufferError):
-        memory.append(0)
-    (timer,) = timers
-    assert timer.seconds == 20
-    timer.function()
-    memory.append(0)
+        second.append(0)
+    assert [timer.seconds for timer in timers] == [30, 10]
+    clock.now += 10
+    timers[1].function()
+    second.append(0)
+    assert len(timers) == 2
+    assert context.foreign.quarantined == 0
+
+
+def test_foreign_memory_is_let_go_by_a_thread():
+    gone = threading.Event()
+
+    class Memory(bytearray):
+        def __del__(self):
+            gone.set()
+
+    quarantine = ForeignQuarantine(MIB, 0.01, time.monotonic)
+    ForeignMemory(memoryview(Memory(b"A" * KIB)), quarantine).abandon()
+    assert gone.wait(10)
 
 
 def silent_peer(port):

@@ -111,7 +111,6 @@ class Context:
         self.pipes.close()
         self.receive_memory.close()
         self.pool.close()
-        self.foreign.close()
 
     def __enter__(self) -> "Context":
         return self
