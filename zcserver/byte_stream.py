@@ -255,7 +255,7 @@ async def listen_byte_streams(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
-    path: str | None = None,
+    path: str | bytes | None = None,
     context: Context | None = None,
     trust_peer: bool = False,
     backlog: int = 256,
