@@ -6,7 +6,7 @@ the pool. All else comes from common regions, which are never sent by reference.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -204,20 +204,17 @@ class Leasing:
             inf if region.live or region.tainted else self._price(region, account, early)
             for region in regions
         ]
-        # What the run has of theirs already counts neither against the quota nor the strangers' share.
+        runs = _sums(prices, count)
+        # Of a run only the regions that are new to the account, or to strangers, count against the limits.
         quota = account.region_ceiling - account.leased
-        gained = [region.account is not account for region in regions]
-        share = self.stranger_ceiling - self._strangers if account.stranger else count
-        strange = [region.account is None or not region.account.stranger for region in regions]
-
-        def price(first: int) -> float:
-            run = slice(first, first + count)
-            if sum(gained[run]) > quota or sum(strange[run]) > share:
-                return inf
-            return sum(prices[run])
-
-        first = min(range(len(regions) - count + 1), key=price)
-        return first if price(first) < inf else None
+        if quota < count:
+            runs = _limited(runs, [region.account is not account for region in regions], count, quota)
+        share = self.stranger_ceiling - self._strangers
+        if account.stranger and share < count:
+            new = [region.account is None or not region.account.stranger for region in regions]
+            runs = _limited(runs, new, count, share)
+        first = min(range(len(runs)), key=runs.__getitem__)
+        return first if runs[first] < inf else None
 
     def _price(self, region: Region, account: Account, early: bool) -> float:
         """What taking this idle region costs, infinity if it cannot be had: the fewer cuts the better."""
@@ -287,3 +284,15 @@ class Leasing:
             return False
         self.cut += 1
         return True
+
+
+def _sums(values: Sequence[float], count: int) -> Sequence[float]:
+    """Of each run of ``count`` neighbours, by its first."""
+    if count == 1:
+        return values
+    return [sum(values[first : first + count]) for first in range(len(values) - count + 1)]
+
+
+def _limited(prices: Sequence[float], new: Sequence[bool], count: int, most: int) -> Sequence[float]:
+    """The prices of runs; infinity for those that hold more than ``most`` ``new`` regions."""
+    return [price if some <= most else inf for price, some in zip(prices, _sums(new, count), strict=True)]
