@@ -61,6 +61,17 @@ def acknowledgement_off_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "acknowledge", lambda self, upto: acknowledge(self, upto + 1))
 
 
+@mutant(
+    f"{SAFETY}test_what_was_begun_of_a_message_is_read_before_it_fails[asyncio-reference-False]",
+    because="assert received == b",
+)
+def fail_what_is_still_to_be_read(patch: pytest.MonkeyPatch) -> None:
+    """The program is told that its message is lost while bytes of it wait for the socket."""
+    from zcserver.sending.message import Outgoing
+
+    patch.setattr(Outgoing, "doom", Outgoing.resolve)
+
+
 @mutant("tests/memory/test_buffer.py", because="DID NOT RAISE")
 def release_twice(patch: pytest.MonkeyPatch) -> None:
     """A buffer that is home may be given back once more: two owners for the same pages."""

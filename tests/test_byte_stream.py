@@ -173,6 +173,29 @@ async def test_a_listener_starts_handlers_in_the_callers_task_group(make_context
         await listener.aclose()
 
 
+async def test_a_peer_that_vanishes_is_no_failure_of_the_handler(make_context, caplog):
+    context = make_context()
+    returned = anyio.Event()
+
+    async def handler(stream):
+        await stream.send(bytes(MIB))
+        await stream.stream.connection.wait_closed()
+        returned.set()
+
+    with deadline():
+        listener = await zcserver.listen_byte_streams(port=0, context=context)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, handler)
+            async with zcserver.connect_byte_stream(port=listener.port, context=make_context()) as client:
+                await client.receive()
+                client.stream.connection.abort()
+            await returned.wait()
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        await listener.aclose()
+    assert not caplog.records
+
+
 async def test_serving_ends_when_the_listener_is_closed(make_context, tmp_path):
     with deadline():
         listener = await zcserver.listen_byte_streams(path=str(tmp_path / "s"), context=make_context())

@@ -171,10 +171,10 @@ async def test_a_frame_that_was_begun_is_finished_before_its_stream_is_reset(mak
             await until(lambda: at_rest(doomed))
             assert engine._lanes.train[0].sent, "it was meant to be blocked in mid-frame"
             doomed.reset(reason="enough")
-            with pytest.raises(zcserver.StreamResetError):
-                await completion.wait()
             await other.send(b"O" * 64 * KIB)
             await peer.read_until(lambda: others.id in peer.messages)
+            with pytest.raises(zcserver.StreamResetError):
+                await completion.wait()
             await until(lambda: not engine.sender.ledger and not engine._flush_scheduled)
         assert peer.messages == {others.id: [b"O" * 64 * KIB]}
         assert peer.partial(theirs.id) == b"D" * len(peer.partial(theirs.id))

@@ -410,6 +410,23 @@ async def test_a_file_that_shrinks_while_it_is_sent_resets_the_stream(make_conte
     assert context.pipes.file_pipes == 0
 
 
+async def test_a_file_that_cannot_be_read_resets_the_stream(make_context, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * MIB)
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        with path.open("ab") as write_only:
+            completion = await ours.send_file(write_only)
+        with pytest.raises(zcserver.StreamResetError, match="Bad file descriptor"):
+            await completion.wait()
+        with pytest.raises(zcserver.StreamResetError, match="Bad file descriptor") as caught:
+            await theirs.receive()
+        assert caught.value.code == ErrorCode.INTERNAL
+        again, theirs = await ends.stream()
+        await again.send(b"the connection lives on")
+        assert bytes(await theirs.receive()) == b"the connection lives on"
+
+
 # -- the system --------------------------------------------------------------------------------------------
 
 

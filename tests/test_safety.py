@@ -3,6 +3,8 @@
 import hashlib
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -12,6 +14,7 @@ import zcserver
 from tests.namespaces import veth
 from tests.raw_peer import LOOPBACK, MIB, RawPeer, at_rest, deadline, in_socket, serving, until
 from zcserver.memory import BufferState
+from zcserver.sending.foreign import ForeignMemory, ForeignQuarantine
 from zcserver_protocol.frames import ACK, HEADER_SIZE, pack
 
 pytestmark = pytest.mark.anyio
@@ -271,6 +274,56 @@ async def test_foreign_memory_goes_by_reference_only_to_trusted_peers(make_conte
         memory.append(0)
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_what_was_begun_of_a_message_is_read_before_it_fails(make_context, trusted):
+    memory = bytearray(b"A" * 8 * MIB)
+
+    def reuse(_):
+        memory[:] = b"B" * len(memory)
+
+    async with serving(make_context(), trust_peer=trusted) as served:
+        stream, peer, theirs = await served.peer()
+        completion = await stream.send(memory)
+        await until(lambda: at_rest(stream))
+        assert stream.connection.engine._lanes.train, "the socket was meant to be full"
+        stream.reset(reason="enough")
+        completion.add_done_callback(reuse)
+        assert isinstance(completion.error, zcserver.StreamResetError)
+        await peer.read_until(lambda: theirs.reset_reason == "enough")
+        with pytest.raises(zcserver.StreamResetError, match="enough"):
+            await completion.wait()
+        received = peer.partial(theirs.id)
+        assert received == b"A" * len(received)
+        memory.append(0)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_message_given_up_fails_at_once_if_what_was_begun_is_copied(make_context, trusted):
+    context = make_context()
+    async with serving(context, trust_peer=trusted) as served:
+        stream, peer, theirs = await served.peer(credit=100 * KIB)
+        completion = await stream.send(bytes(300 * KIB))
+        await until(lambda: at_rest(stream))
+        stream.reset(reason="enough")
+        assert completion.done is not (trusted and context.by_reference)
+        await peer.read_until(lambda: theirs.reset_reason == "enough")
+        with pytest.raises(zcserver.StreamResetError, match="enough"):
+            await completion.wait()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_message_given_up_fails_with_its_connection(make_context, trusted):
+    async with serving(make_context(), trust_peer=trusted) as served:
+        stream, _, _ = await served.peer()
+        completion = await stream.send(bytes(8 * MIB))
+        await until(lambda: at_rest(stream))
+        stream.reset()
+        assert not completion.done
+        stream.connection.abort()
+        with pytest.raises(zcserver.ConnectionLostError):
+            await completion.wait()
+
+
 async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_while(make_context):
     clock = Clock()
     context = make_context(clock=clock, quarantine_seconds=30)
@@ -294,7 +347,7 @@ async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_whi
         memory.append(0)
 
 
-async def test_foreign_memory_is_held_for_its_time_although_the_context_is_closed(make_context, monkeypatch):
+async def test_foreign_memory_is_let_go_in_time_though_nothing_happens(make_context, monkeypatch):
     timers = []
 
     class Timer:
@@ -308,23 +361,42 @@ async def test_foreign_memory_is_held_for_its_time_although_the_context_is_close
     monkeypatch.setattr("threading.Timer", Timer)
     clock = Clock()
     context = make_context(clock=clock, quarantine_seconds=30)
-    memory = bytearray(b"A" * 64 * KIB)
-    async with serving(context, trust_peer=True) as served:
-        stream, _, _ = await served.peer()
-        await stream.send(memory)
-        await until(lambda: in_socket(stream))
-        stream.connection.abort()
-    clock.now += 10
-    context.close()
+    first, second = bytearray(b"A" * 64 * KIB), bytearray(b"B" * 64 * KIB)
+    for memory in (first, second):
+        async with serving(context, trust_peer=True) as served:
+            stream, _, _ = await served.peer()
+            await stream.send(memory)
+            await until(lambda stream=stream: in_socket(stream))
+            stream.connection.abort()
+        clock.now += 10
+    context.close()  # which changes nothing
     if not context.by_reference:
         assert not timers
         return
+    assert [timer.seconds for timer in timers] == [30]  # one for all
+    clock.now += 10
+    timers[0].function()
+    first.append(0)
     with pytest.raises(BufferError):
-        memory.append(0)
-    (timer,) = timers
-    assert timer.seconds == 20
-    timer.function()
-    memory.append(0)
+        second.append(0)
+    assert [timer.seconds for timer in timers] == [30, 10]
+    clock.now += 10
+    timers[1].function()
+    second.append(0)
+    assert len(timers) == 2
+    assert context.foreign.quarantined == 0
+
+
+def test_foreign_memory_is_let_go_by_a_thread():
+    gone = threading.Event()
+
+    class Memory(bytearray):
+        def __del__(self):
+            gone.set()
+
+    quarantine = ForeignQuarantine(MIB, 0.01, time.monotonic)
+    ForeignMemory(memoryview(Memory(b"A" * KIB)), quarantine).abandon()
+    assert gone.wait(10)
 
 
 def silent_peer(port):

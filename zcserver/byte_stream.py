@@ -205,7 +205,8 @@ class ByteStreamListener(anyio.abc.Listener[ByteStream]):
     ) -> None:
         """Run ``handler(byte_stream)`` as a task for every peer, until cancelled.
 
-        A byte stream that the handler leaves open is closed when it returns. With ``task_group`` the
+        A byte stream that the handler leaves open is closed when it returns (one that has to know whether
+        all it sent arrived calls ``aclose`` itself). With ``task_group`` the
         handlers are tasks of it, and close their byte streams themselves. Raises ClosedResourceError once
         the listener is closed.
         """
@@ -221,7 +222,8 @@ class ByteStreamListener(anyio.abc.Listener[ByteStream]):
                 await stream.connection.wait_closed()
                 return
             await handler(byte_stream)
-            await byte_stream.aclose()
+            with contextlib.suppress(anyio.BrokenResourceError):  # the peer's doing; the handler has returned
+                await byte_stream.aclose()
 
         async with _Accepting(accept, self._listener, self._context, self._trust_peer):
             await self._closed.wait()
@@ -255,7 +257,7 @@ async def listen_byte_streams(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
-    path: str | None = None,
+    path: str | bytes | None = None,
     context: Context | None = None,
     trust_peer: bool = False,
     backlog: int = 256,

@@ -86,7 +86,9 @@ class Context:
         self.pool = Pool(
             pool_size, kernel=kernel, poison=poison, quarantine_seconds=quarantine_seconds, clock=clock
         )  # fmt: skip
-        self.receive_memory = ReceiveMemory(receive_memory, Pool(receive_memory, kernel=kernel))
+        self.receive_memory = ReceiveMemory(
+            receive_memory, Pool(receive_memory, kernel=kernel, inherited=True)
+        )
         self.pipes = PipeShare(kernel)
         self.foreign = ForeignQuarantine(pool_size, quarantine_seconds, clock)
         self.trusted = Principal("trusted peers", PrincipalKind.TRUSTED)
@@ -109,7 +111,6 @@ class Context:
         self.pipes.close()
         self.receive_memory.close()
         self.pool.close()
-        self.foreign.close()
 
     def __enter__(self) -> "Context":
         return self

@@ -15,7 +15,7 @@ from .connection import DEFAULT_PORT, Connection, Handler
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, TransferError
 from .kernel.sockets import begin_unpaced, settle
-from .listeners import Listener, listen, listen_unix
+from .listeners import Listener, listen, listen_unix, shown
 
 _log = logging.getLogger("zcserver")
 # Out of descriptors or memory: accepting again at once would spin.
@@ -47,7 +47,8 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
     cancellation in it aborts. ``handler`` serves the streams that the peer opens. ``trust_peer`` allows
     foreign memory (bytes, arrays) to go by reference: a peer that lies about its acknowledgements, or
     outlives the connection, then reads what your heap puts there next. ``timeout`` (seconds) covers
-    connecting and the handshake. ``path`` names a Unix socket, instead of host and port.
+    connecting and the handshake. ``path`` names a Unix socket (an abstract one begins with a NUL), instead
+    of host and port.
 
     Raises ConnectionLostError when nobody listens, HandshakeError when it is no ZCP/1 peer.
     """
@@ -57,7 +58,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         *,
-        path: str | None = None,
+        path: str | bytes | None = None,
         context: Context | None = None,
         handler: Handler | None = None,
         trust_peer: bool = False,
@@ -101,7 +102,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
                 connection.abort()
             if not isinstance(error, TimeoutError):
                 raise
-            place = self._path or f"{self._host}:{self._port}"
+            place = f"{self._host}:{self._port}" if self._path is None else shown(self._path)
             raise HandshakeError(
                 f"{place} did not answer within {self._timeout} s: is it a zcserver?"
             ) from error
@@ -151,7 +152,7 @@ async def _dial(host: str, port: int, context: Context) -> socket.socket:
     raise ConnectionLostError(f"cannot connect to {host}:{port}: {reasons}") from failures[-1]
 
 
-async def _dial_unix(path: str) -> socket.socket:
+async def _dial_unix(path: str | bytes) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
@@ -166,7 +167,7 @@ async def _dial_unix(path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         words = error.strerror or str(error)  # CPython's own check of the length has no number
-        raise ConnectionLostError(f"cannot connect to {path}: {words}") from error
+        raise ConnectionLostError(f"cannot connect to {shown(path)}: {words}") from error
     except BaseException:
         sock.close()
         raise
@@ -187,8 +188,8 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
     """Listen, and run ``handler(stream)`` as a task for every stream that a peer opens.
 
     ``host`` is an address, a name (its first address) or ``"*"`` for all of this machine. ``binds`` takes
-    their place: several pairs of host and port. ``paths`` are Unix sockets, served besides ``binds``, or
-    alone when only they are given.
+    their place: several pairs of host and port. ``paths`` are Unix sockets (see :class:`connect`), served
+    besides ``binds``, or alone when only they are given.
 
     The value of ``async with`` is the object itself: ``port`` (useful after asking for port 0; the first
     one), ``ports`` (those of all ``binds``), ``connections``, ``aclose``. Leaving the body stops accepting
@@ -207,7 +208,7 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         port: int = DEFAULT_PORT,
         *,
         binds: Sequence[tuple[str, int]] | None = None,
-        paths: Sequence[str] = (),
+        paths: Sequence[str | bytes] = (),
         context: Context | None = None,
         trust_peer: bool = False,
         backlog: int = 256,

@@ -16,12 +16,15 @@ EVERYWHERE: Final = "*"
 
 
 class Listener:
-    """A listening, non-blocking socket; ``path`` is that of a Unix socket, else empty. Close it."""
+    """A listening, non-blocking socket; ``path`` is that of a Unix socket, else empty. Close it.
+
+    A path that begins with a NUL is a name without a file (unix(7), abstract).
+    """
 
     def __init__(self, sock: socket.socket, path: str = "") -> None:
         self.sock = sock
         self.path = path
-        self._file = os.stat(path) if path else None
+        self._file = os.stat(path) if path and not is_abstract(path) else None
 
     @property
     def port(self) -> int:
@@ -81,21 +84,32 @@ def _has_ipv6() -> bool:
     return True
 
 
-def listen_unix(path: str, backlog: int) -> Listener:
+def is_abstract(path: str) -> bool:
+    return path.startswith("\0")
+
+
+def shown(path: str | bytes) -> str:
+    """The path of a Unix socket in words; abstract ones as ss(8) writes them."""
+    return os.fsdecode(path).replace("\0", "@")
+
+
+def listen_unix(path: str | bytes, backlog: int) -> Listener:
     """Listen on a Unix socket, in the place of one that a dead server left behind.
 
     ConnectionLostError, with its cause, when that cannot be.
     """
+    path = os.fsdecode(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
+        if not is_abstract(path):
+            _remove_stale(path)
         _begin(sock, path, backlog)
         return Listener(sock, path)
     except OSError as error:
         sock.close()
         if error.errno is None:  # CPython's own check
             error = OSError(errno.ENAMETOOLONG, "the path of a Unix socket has at most 107 bytes")
-        raise _cannot_listen(path, error) from error
+        raise _cannot_listen(shown(path), error) from error
 
 
 def _remove_stale(path: str) -> None:

@@ -1,6 +1,7 @@
 """The pool: who gets which memory, and sums that are exact in every state."""
 
 import mmap
+import os
 from collections import Counter
 from contextlib import closing
 from itertools import pairwise
@@ -10,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from zcserver.context import Context
 from zcserver.errors import MisuseError, RequestTooLargeError
 from zcserver.kernel.calls import Kernel, address_of
 from zcserver.memory import (
@@ -71,6 +73,15 @@ class TestRegions:
 
         Pool(3 * REGION, kernel=Watched())
         assert advised == [(mmap.MADV_HUGEPAGE, 0, 3 * REGION), (mmap.MADV_DONTFORK, 0, 3 * REGION)]
+
+    @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # it may have threads by now
+    def test_of_received_messages_are_inherited_by_forks(self) -> None:
+        with Context() as context, context.receive_memory.take(MIB) as message:
+            message[:5] = b"hello"
+            child = os.fork()
+            if not child:
+                os._exit(message[:5] != b"hello")
+            assert os.waitpid(child, 0)[1] == 0
 
     @pytest.mark.parametrize(("error", "tolerated"), [(22, True), (12, False)])
     def test_do_without_advice_that_the_kernel_does_not_know(self, error: int, tolerated: bool) -> None:
@@ -247,6 +258,30 @@ class TestLargeBuffers:
         pool = Pool(4 * REGION, stranger_share=0.5)
         with acquire(pool, 2 * REGION, stranger("a")) as one, acquire(pool, 2 * REGION, stranger("b")) as two:
             assert (one.by_reference, two.by_reference) == (True, False)
+
+    def test_count_regions_that_are_their_principals_already_once(self) -> None:
+        pool, group = Pool(4 * REGION), Principal("the cluster", PrincipalKind.TRUSTED)
+        for buffer in [acquire(pool, REGION, group) for _ in range(3)]:
+            buffer.release()
+        with acquire(pool, 4 * REGION, group) as whole:
+            assert whole.by_reference
+        acquire(pool, PAGE, COMMON).release()
+        with acquire(pool, 4 * REGION, COMMON):
+            assert pool.stats().free == 0
+
+    def test_keep_to_the_quota_with_the_regions_they_add(self) -> None:
+        pool, peer = Pool(4 * REGION), identity(quota=2 * REGION)
+        acquire(pool, PAGE, peer).release()
+        with acquire(pool, 2 * REGION, peer) as run:  # with the one it has
+            assert run.by_reference
+            assert pool.stats().regions_by_principal["friend"] == 2
+
+    def test_of_a_stranger_count_its_regions_in_the_share_once(self) -> None:
+        pool = Pool(4 * REGION, stranger_share=0.5)
+        one = stranger("a")
+        acquire(pool, REGION, one).release()
+        with acquire(pool, 2 * REGION, one) as run:
+            assert run.by_reference
 
     def test_that_can_never_be_had_are_refused(self) -> None:
         pool = Pool(4 * REGION)

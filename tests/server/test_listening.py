@@ -101,6 +101,23 @@ async def test_a_unix_socket_is_served_and_removed_afterwards(make_context, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", [str, bytes])
+async def test_a_unix_socket_may_be_abstract(make_context, kind):
+    name = f"\0zcserver test {os.getpid()}"
+    path = name if kind is str else name.encode()
+    with anyio.fail_after(60):
+        async with zcserver.serve(echo, paths=[path], context=make_context()) as server:
+            assert server.port == 0
+            async with zcserver.connect(path=path, context=make_context()) as connection:
+                assert await answered(connection) == b"hello"
+            with pytest.raises(ConnectionLostError, match=r"cannot listen on @zcserver test .* in use"):
+                async with zcserver.serve(echo, paths=[path], context=make_context()):
+                    pass
+        with pytest.raises(ConnectionLostError, match=r"cannot connect to @zcserver test .* refused"):
+            async with zcserver.connect(path=path, context=make_context()):
+                pass
+
+
 async def test_tcp_and_unix_are_served_together(make_context, tmp_path):
     path = str(tmp_path / "socket")
     with anyio.fail_after(60):

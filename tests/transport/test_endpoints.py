@@ -47,6 +47,14 @@ async def test_streams_over_a_unix_socket(make_context, tmp_path):
         await round_trip(*await zcserver.open_unix_connection(path, context=make_context()))
 
 
+@pytest.mark.parametrize("kind", [str, bytes])
+async def test_streams_over_an_abstract_unix_socket(make_context, kind):
+    name = f"\0zcserver test {os.getpid()}"
+    path = name if kind is str else name.encode()
+    async with serving(zcserver.start_unix_server(echo, path, context=make_context())):
+        await round_trip(*await zcserver.open_unix_connection(path, context=make_context()))
+
+
 async def test_without_a_context_the_loop_has_one_for_all():
     async with serving(zcserver.start_server(echo, "127.0.0.1", 0)) as server:
         reader, writer = await zcserver.open_connection(*address_of(server))

@@ -255,6 +255,28 @@ async def test_buffers_may_be_filled_in_other_threads_and_handed_over(pair):
     assert sorted(received) == [bytes([letter]) * 128 * KIB for letter in b"abcdefgh"]
 
 
+async def test_memory_goes_back_in_whatever_turn_the_waiting_for_it_is_cancelled(make_context):
+    async with paired(make_context(pool_size=2 * MIB), make_context()) as pair:
+        outcomes = []
+        for turns in range(6):
+            held = await pair.left.acquire(2 * MIB)
+            pool = held._pool
+            waiting = asyncio.ensure_future(pair.left.acquire(2 * MIB))
+            await until(lambda pool=pool: pool.stats().waiters == 1)
+            held.release()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = waiting.cancel()
+            if cancelled:
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            else:
+                (await waiting).release()
+            outcomes.append(cancelled)
+            assert pool.stats().filling == 0
+        assert set(outcomes) == {True, False}
+
+
 async def test_who_waits_for_memory_learns_that_the_connection_is_lost(make_context):
     async with paired(make_context(pool_size=2 * MIB), make_context()) as pair:
         held = await pair.left.acquire(2 * MIB)

@@ -6,7 +6,7 @@ the pool. All else comes from common regions, which are never sent by reference.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -198,25 +198,29 @@ class Leasing:
 
     def _choose(self, account: Account, count: int) -> int | None:
         """The first of ``count`` adjacent regions that are cheapest to take; ``None`` if there are none."""
-        quota = account.leased + count <= account.region_ceiling
-        share = not account.stranger or self._strangers + count <= self.stranger_ceiling
+        regions = self.regions
         early = not account.stranger and self.quarantine.early_room() >= count
         prices = [
-            inf if region.live or region.tainted else self._price(region, account, quota, share, early)
-            for region in self.regions
+            inf if region.live or region.tainted else self._price(region, account, early)
+            for region in regions
         ]
-        if count > 1:
-            prices = [sum(prices[index : index + count]) for index in range(len(prices) - count + 1)]
-        first = min(range(len(prices)), key=prices.__getitem__)
-        return first if prices[first] < inf else None
+        runs = _sums(prices, count)
+        # Of a run only the regions that are new to the account, or to strangers, count against the limits.
+        quota = account.region_ceiling - account.leased
+        if quota < count:
+            runs = _limited(runs, [region.account is not account for region in regions], count, quota)
+        share = self.stranger_ceiling - self._strangers
+        if account.stranger and share < count:
+            new = [region.account is None or not region.account.stranger for region in regions]
+            runs = _limited(runs, new, count, share)
+        first = min(range(len(runs)), key=runs.__getitem__)
+        return first if runs[first] < inf else None
 
-    def _price(self, region: Region, account: Account, quota: bool, share: bool, early: bool) -> float:
+    def _price(self, region: Region, account: Account, early: bool) -> float:
         """What taking this idle region costs, infinity if it cannot be had: the fewer cuts the better."""
         owner = region.account
         if owner is account:
             return 0.0
-        if not quota or not (share or (owner is not None and owner.stranger)):
-            return inf
         if self.quarantine.is_resting(region):
             # Strangers never: the next dead stranger would rest it again, and so on without bound.
             return 4.0 if early else inf
@@ -280,3 +284,15 @@ class Leasing:
             return False
         self.cut += 1
         return True
+
+
+def _sums(values: Sequence[float], count: int) -> Sequence[float]:
+    """Of each run of ``count`` neighbours, by its first."""
+    if count == 1:
+        return values
+    return [sum(values[first : first + count]) for first in range(len(values) - count + 1)]
+
+
+def _limited(prices: Sequence[float], new: Sequence[bool], count: int, most: int) -> Sequence[float]:
+    """The prices of runs; infinity for those that hold more than ``most`` ``new`` regions."""
+    return [price if some <= most else inf for price, some in zip(prices, _sums(new, count), strict=True)]

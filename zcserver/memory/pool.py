@@ -41,6 +41,7 @@ class Pool:
     quarantine_limit   bytes of such regions that may be used before their time, and past which strangers
                        go by the copy lane; default ``size``
     stranger_share     the part of the regions that strangers may lease, all together
+    inherited          forked children see the memory: for a pool whose buffers never go by reference
     clock              seconds; for tests
 
     A *principal* is for whom memory is kept (:class:`~zcserver.memory.principal.Principal`), a *holder* is
@@ -56,6 +57,7 @@ class Pool:
         quarantine_seconds: float = 30.0,
         quarantine_limit: int | None = None,
         stranger_share: float = 0.5,
+        inherited: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if size < 1:
@@ -69,7 +71,7 @@ class Pool:
         self._pages = count * REGION_PAGES
         self._common = Account(COMMON, self._pages, count, stranger=False)
         limit = self.size if quarantine_limit is None else quarantine_limit
-        self._arena = Arena(count, kernel)
+        self._arena = Arena(count, kernel, inherited)
         self._quarantine = Quarantine(quarantine_seconds, limit)
         strangers = int(count * stranger_share)
         self._leasing = Leasing(self._arena, self._common, self._quarantine, strangers, clock)

@@ -27,18 +27,21 @@ def pages_of(nbytes: int) -> int:
 
 
 class Arena:
-    """One mapping of ``count`` regions, aligned so that each can be one huge page."""
+    """One mapping of ``count`` regions, aligned so that each can be one huge page.
+
+    Forked children do not have it, unless it is ``inherited``: what goes by reference is the parent's alone.
+    """
 
     __slots__ = ("_kernel", "_mapping", "_start", "address", "regions")
 
-    def __init__(self, count: int, kernel: Kernel) -> None:
+    def __init__(self, count: int, kernel: Kernel, inherited: bool = False) -> None:
         self._kernel = kernel
         # One region more than asked for: the kernel aligns mappings to 4 KiB only.
         self._mapping = mmap.mmap(-1, (count + 1) * REGION, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         mapped_at = address_of(self._mapping)
         self._start = -mapped_at % REGION
         self.address = mapped_at + self._start
-        for advice in (mmap.MADV_HUGEPAGE, mmap.MADV_DONTFORK):
+        for advice in (mmap.MADV_HUGEPAGE,) if inherited else (mmap.MADV_HUGEPAGE, mmap.MADV_DONTFORK):
             try:
                 kernel.madvise(self._mapping, advice, self._start, count * REGION)
             except OSError as error:

@@ -13,8 +13,9 @@ class Completion:
     """Resolves when the peer has acknowledged the last byte of one message.
 
     It means the same on every lane. Any number of tasks may wait on it, before or after it resolves;
-    cancelling a waiter cancels nothing. It fails with the error that ended the stream or connection; such
-    a failure is never lost, because the next ``send`` on that stream raises it too.
+    cancelling a waiter cancels nothing. It fails with the error that ended the stream or connection, once
+    what was begun of the message is with the peer, too; such a failure is never lost, because the next
+    ``send`` on that stream raises it at once.
     """
 
     __slots__ = ("_callbacks", "_error", "_event", "done")
@@ -39,7 +40,7 @@ class Completion:
 
     @property
     def error(self) -> BaseException | None:
-        """Why it failed, or ``None`` while it is pending or when the peer acknowledged."""
+        """Why it failed, or (before ``done``) why it will; otherwise ``None``."""
         return self._error
 
     def add_done_callback(self, callback: Callable[["Completion"], object]) -> None:
@@ -54,12 +55,17 @@ class Completion:
         else:
             self._callbacks.append(callback)
 
+    def doom(self, error: BaseException) -> None:
+        """For the sender: it will fail, but some of it is still to be read. ``resolve`` follows."""
+        self._error = error
+
     def resolve(self, error: BaseException | None = None) -> None:
         """For the sender: the fate of the message is known. The first call decides."""
         if self.done:
             return
         self.done = True
-        self._error = error
+        if error is not None:
+            self._error = error
         if self._event is not None:
             self._event.set()
         if self._callbacks is not None:

@@ -57,11 +57,12 @@ class FileRegion:
             self.pipe = self._pipes.lease()
         if self.pipe is None:
             count = min(count, _COPIED_PIECE)
-        if self._cached(count):
-            try:
+        try:
+            if self._cached(count):
                 self._filled(self._read(count, waits=False), None)
-            except OSError as error:
-                self._filled(0, error)
+                return True
+        except OSError as error:
+            self._filled(0, error)
             return True
 
         def done(filled: int, error: BaseException | None) -> None:

@@ -5,6 +5,7 @@ the acknowledgement; if the connection dies first, the export is kept on for a w
 the dead peer's references end, so the time is an estimate), bounded in bytes and counted.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from zcserver.kernel.calls import address_of, hold, release
 class ForeignQuarantine:
     """Exports of foreign memory whose connection died, and the account of those in flight.
 
-    ``limit`` (bytes) bounds both together: past it foreign memory goes by the copy lane.
+    ``limit`` (bytes) bounds both together: past it foreign memory goes by the copy lane. A timer of its own
+    lets go of what was kept, since its owner waits for that: also when nothing is sent any more, the event
+    loop is over or the context closed.
     """
 
     def __init__(self, limit: int, seconds: float, clock: Callable[[], float]) -> None:
@@ -26,32 +29,49 @@ class ForeignQuarantine:
         self._seconds = seconds
         self._clock = clock
         self._kept: deque[tuple[float, Any, int]] = deque()
+        self._timed = False
+        self._lock = threading.RLock()  # re-entrant, for the garbage collector may run anything
 
     def admits(self, nbytes: int) -> bool:
         """Whether ``nbytes`` more may go by reference without passing the limit."""
-        self.sweep()
+        if self._kept:
+            self.sweep()
         return self.in_flight + self.quarantined + nbytes <= self.limit
 
     def keep(self, export: Any, nbytes: int) -> None:
         """Hold ``export`` until the estimate of the dead peer's references has passed."""
-        self.quarantined += nbytes
-        self._kept.append((self._clock() + self._seconds, export, nbytes))
+        with self._lock:
+            self.quarantined += nbytes
+            self._kept.append((self._clock() + self._seconds, export, nbytes))
+            if not self._timed:
+                self._time()
 
     def sweep(self) -> None:
         """Let go of what has been kept long enough."""
-        now = self._clock()
-        while self._kept and self._kept[0][0] <= now:
-            _, export, nbytes = self._kept.popleft()
-            self.quarantined -= nbytes
+        over = []
+        with self._lock:
+            now = self._clock()
+            while self._kept and self._kept[0][0] <= now:
+                _, export, nbytes = self._kept.popleft()
+                self.quarantined -= nbytes
+                over.append(export)
+        for export in over:
             release(export)
 
-    def close(self) -> None:
-        """The context is closed: hold what is left for as long as was meant, though nobody asks any more."""
-        if self._kept:
-            kept, self._kept = self._kept, deque()
-            timer = threading.Timer(kept[-1][0] - self._clock(), kept.clear)  # dropping an export releases it
-            timer.daemon = True  # a process that ends frees nothing that the kernel still refers to
+    def _time(self) -> None:
+        """Sweep when the time of the first one is over."""
+        timer = threading.Timer(min(self._kept[0][0] - self._clock(), threading.TIMEOUT_MAX), self._on_time)
+        timer.daemon = True  # a process that ends frees nothing that the kernel still refers to
+        with contextlib.suppress(RuntimeError):  # the user's limit on threads: then the next sending sweeps
             timer.start()
+            self._timed = True
+
+    def _on_time(self) -> None:
+        self.sweep()
+        with self._lock:
+            self._timed = False
+            if self._kept:
+                self._time()
 
 
 class ForeignMemory:

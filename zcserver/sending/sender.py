@@ -270,7 +270,7 @@ class Sender:
     def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
         """Give up what ``channel`` has queued. Frames already cut are still sent, ``then`` is called after.
 
-        The memory of a message cut in two comes home when its last frame that was sent is acknowledged.
+        A message cut in two fails, and its memory comes home, when nobody will read that memory any more.
         """
         partly = channel.outgoing[0] if channel.outgoing and channel.outgoing[0].framed else None
         for outgoing in channel.outgoing:
@@ -281,12 +281,14 @@ class Sender:
             self._ready.remove(channel)
             channel.ready = False
         if partly is not None:
-            partly.resolve(error)
             frames = [frame for frame in self.ledger if frame.outgoing is partly]
-            if frames:
-                frames[-1].last = True
-            else:
+            copied = not partly.referenced and partly.file is None
+            if not frames or (copied and frames[-1].sent == frames[-1].nbytes):
                 partly.memory_home()
+                partly.resolve(error)
+            else:
+                partly.doom(error)
+                frames[-1].last = True
         train = self._lanes.train
         if not train:
             then()

@@ -263,7 +263,7 @@ async def create_server(
 
 async def create_unix_server(
     protocol_factory: ProtocolFactory,
-    path: "str | os.PathLike[str] | None" = None,
+    path: "str | bytes | os.PathLike[str] | None" = None,
     *,
     sock: socket.socket | None = None,
     backlog: int = 100,

@@ -27,7 +27,7 @@ async def open_connection(
 
 
 async def open_unix_connection(
-    path: "str | os.PathLike[str] | None" = None, *, limit: int = _LIMIT, **options: Any
+    path: "str | bytes | os.PathLike[str] | None" = None, *, limit: int = _LIMIT, **options: Any
 ) -> Streams:
     """As ``asyncio.open_unix_connection``; see :func:`open_connection`."""
     reader, protocol = _reader(limit, None)
@@ -52,7 +52,7 @@ async def start_server(
 
 async def start_unix_server(
     client_connected_cb: Connected,
-    path: "str | os.PathLike[str] | None" = None,
+    path: "str | bytes | os.PathLike[str] | None" = None,
     *,
     limit: int = _LIMIT,
     **options: Any,

@@ -187,6 +187,8 @@ class ZeroCopyTransport(asyncio.Transport):
         try:
             return await waiting
         except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                waiting.result().release()  # it was granted in this very turn
             task = asyncio.current_task()
             if self._lost and task is not None and not task.cancelling():
                 raise ConnectionLostError(f"{link.name} was lost while memory was waited for") from None
