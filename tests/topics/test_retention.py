@@ -48,6 +48,15 @@ async def test_topics_that_keep_little_do_not_keep_the_regions_from_others(make_
             assert served.context.pool.stats().regions_by_principal["topic /t"] == 1
 
 
+async def test_what_a_topic_keeps_is_counted_as_the_pool_counts_it(make_context):
+    async with serving(make_context, TopicSettings(retain_bytes=8 * MIB), pool_size=32 * MIB) as served:
+        topic = served.topics.topic("/t")
+        for size in (9000, MIB + 1, 2 * MIB, 2 * MIB + 1, 2 * MIB + 1):
+            await topic.publish(bytes(size))
+            assert topic.placed_bytes == served.context.pool.live <= 8 * MIB
+        assert (topic.first, topic.next) == (4, 6)  # each of them takes two regions
+
+
 async def test_whoever_waits_for_memory_gets_what_topics_retain(make_context):
     async with serving(make_context, **SMALL) as served:
         for number in range(4):

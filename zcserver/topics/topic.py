@@ -19,6 +19,7 @@ import anyio
 from zcserver.context import MIB, Context
 from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
 from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
+from zcserver.memory.region import pages_of
 from zcserver.stream import as_bytes
 from zcserver.topic_protocol import INLINE, MAX_NAME, Head, Kind, Policy, restamped
 
@@ -97,7 +98,7 @@ def is_topic(name: str) -> bool:
 
 def _charge(head: bytes | memoryview, body: Buffer | memoryview | None) -> int:
     """What a message takes, in bytes. The head of a body is not worth counting."""
-    return len(head) if body is None else -(-len(body) // PAGE) * PAGE
+    return len(head) if body is None else pages_of(len(body)) * PAGE
 
 
 class Topic:
