@@ -46,10 +46,10 @@ class Publishing:
             raise StreamResetError(ErrorCode.REFUSED, str(error)) from error
         finally:
             while self._placed:
-                self._placed.popleft().release()
+                self._take_placed().release()
 
     def _place(self, nbytes: int) -> memoryview | None:
-        buffer = self.topic.try_acquire(nbytes)
+        buffer = self.topic.place(nbytes)
         if buffer is None:
             return None
         self._placed.append(buffer)
@@ -111,8 +111,13 @@ class Publishing:
         """
         if not self._placed or body.data is not self._placed[0].view:
             return memoryview(bytes(body))
-        buffer = self._placed.popleft()
+        buffer = self._take_placed()
         buffer.seal()
+        return buffer
+
+    def _take_placed(self) -> Buffer:
+        buffer = self._placed.popleft()
+        self.topic.placed(buffer)
         return buffer
 
 

@@ -165,6 +165,19 @@ class Topic:
             if buffer is not None or not self._retention.reclaim():
                 return buffer
 
+    def place(self, nbytes: int) -> Buffer | None:
+        """As :meth:`try_acquire`, for a message that a publisher has begun; `placed` it, once it is there."""
+        if not self._retention.admit(nbytes):
+            return None
+        buffer = self.try_acquire(nbytes)
+        if buffer is None:
+            self._retention.arrived(nbytes)
+        return buffer
+
+    def placed(self, buffer: Buffer) -> None:
+        """What `place` gave is complete and taken, or given up."""
+        self._retention.arrived(len(buffer))
+
     async def acquire(self, nbytes: int) -> Buffer:
         """A buffer for a message's payload; waits for memory to come home. As :meth:`Connection.acquire`."""
         context = self._context
