@@ -105,7 +105,13 @@ async def test_a_subscriber_that_was_away_too_long_is_told_exactly_what_it_misse
             assert str(message.missed[0]) == "missing 2 to 7 (not retained)"
 
 
-async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context):
+@pytest.mark.parametrize(
+    ("published", "missing", "retained"),
+    [(1, (), [b"1"]), (5, (Missing(1, 2, Reason.NOT_RETAINED),), [b"3", b"4", b"5"])],
+)
+async def test_a_server_that_was_restarted_counts_anew_and_says_so(
+    make_context, published, missing, retained
+):
     context = make_context()
     with deadline():
         topics = Topics(context)
@@ -118,12 +124,15 @@ async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context)
             assert bytes(await anext(subscription)) == b"old"
             topics.close()
             await first.aclose()
-            again = Topics(context)
+            again = Topics(context, TopicSettings(retain_count=3))
             async with zcserver.serve(again.handle, port=first.port, context=context):
-                await again.topic("/t").publish(b"new")
-                message = await anext(subscription)
-                assert (message.sequence, bytes(message)) == (1, b"new")
-                assert message.missed == (Missing(2, None, Reason.RESTARTED),)
+                for number in range(1, 1 + published):
+                    await again.topic("/t").publish(b"%d" % number)
+                messages = [await anext(subscription) for _ in range(min(published, 3))]
+                assert [bytes(message) for message in messages] == retained
+                restarted = Missing(2, None, Reason.RESTARTED)
+                assert messages[0].missed == (restarted, *missing)
+                assert not any(message.missed for message in messages[1:])
                 again.close()
 
 

@@ -8,7 +8,7 @@ import anyio
 from zcserver.errors import MessageTooLargeError, StreamResetError
 from zcserver.memory import Buffer
 from zcserver.stream import Message, Stream
-from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode
+from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_SEQUENCE, SUPERSEDED, Head, Kind, MalformedError, decode
 from zcserver_protocol.errors import ErrorCode
 
 from .topic import Topic
@@ -79,6 +79,8 @@ class Publishing:
     def _check(self, head: Head) -> None:
         if head.kind is Kind.MISSING:
             raise MalformedError("only messages can be published")
+        if head.sequence > MAX_SEQUENCE:
+            raise MalformedError(f"a sequence number is {MAX_SEQUENCE} at most, not {head.sequence}")
         if head.kind is Kind.INLINE and head.length > INLINE:
             raise MalformedError(f"a payload over {INLINE} bytes goes in a message of its own")
         if head.length > self.topic.settings.largest:

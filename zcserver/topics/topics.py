@@ -152,7 +152,7 @@ class Topics:
             )
         for subscription in topic.subscriptions:
             if subscription.name == name:
-                subscription.committed = max(subscription.committed, committed)
+                subscription.committed = max(subscription.committed, min(committed, topic.next - 1))
         topic.moved()
         await stream.reply()
 
@@ -161,7 +161,7 @@ class Topics:
         start: Any = stream.args.get("from", LATEST)
         epoch = text(stream, "epoch")
         if epoch is not None and epoch != topic.epoch:
-            return topic.first  # its numbers are of another count
+            return 1  # its numbers are of another count, and of this one it has had nothing
         match start:
             case str() if start == LATEST:
                 return topic.next
@@ -211,12 +211,14 @@ def _name(stream: Stream, argument: str) -> str:
 def _committed(stream: Stream, topic: Topic, name: str) -> int | None:
     """What the subscriber says that it has committed in this epoch, which is remembered; None if nothing.
 
-    Only forwards: what it has said by COMMIT may be ahead of this.
+    Only forwards: what it has said by COMMIT may be ahead of this. And no further than there
+    are messages: one that begins with a number to come names what lies before that.
     """
     committed = number(stream, "committed")
     if committed is None or not name or text(stream, "epoch") != topic.epoch:
         return None
-    topic.remember(topic.positions, name, max(committed, topic.positions.get(name, 0)))
+    reached = min(committed, topic.next - 1)
+    topic.remember(topic.positions, name, max(reached, topic.positions.get(name, 0)))
     return committed
 
 
