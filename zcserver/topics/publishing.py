@@ -8,7 +8,16 @@ import anyio
 from zcserver.errors import MessageTooLargeError, StreamResetError
 from zcserver.memory import Buffer
 from zcserver.stream import Message, Stream
-from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_SEQUENCE, SUPERSEDED, Head, Kind, MalformedError, decode
+from zcserver.topic_protocol import (
+    INLINE,
+    MAX_KEY,
+    MAX_SEQUENCE,
+    SUPERSEDED,
+    Head,
+    Kind,
+    MalformedError,
+    decode,
+)
 from zcserver_protocol.errors import ErrorCode
 
 from .topic import Topic

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import anyio
 
@@ -107,15 +106,15 @@ class Topic:
     def __init__(
         self,
         name: str,
+        epoch: str,
         settings: TopicSettings,
         context: Context,
         retention: "Retention",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.epoch = epoch
         self.settings = settings
-        self.epoch = f"{time.time_ns() // 10**6:012x}{uuid4().hex[:8]}"
-        """Another one after a restart, which sorts behind: their sequence numbers are not comparable."""
         self.principal = Principal(f"topic {name}", PrincipalKind.IDENTITY)
         self.next = 1
         self.retained_bytes = 0
@@ -134,6 +133,8 @@ class Topic:
         """By publisher: the last of its own sequence numbers that was accepted."""
         self.positions: dict[str, int] = {}
         """By subscriber's name: the last sequence number that it has committed."""
+        self.lasting = False
+        """The server itself may publish to it, whenever it likes."""
         self.closed = False
         self._context = context
         self._retention = retention
@@ -145,6 +146,11 @@ class Topic:
     def first(self) -> int:
         """The oldest sequence number that is retained; ``next`` if none is."""
         return self.next - len(self._window)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever published, nobody subscribes, and the server does not use it itself."""
+        return self.next == 1 and not self.subscriptions and not self.lasting
 
     def record(self, sequence: int) -> Record:
         """The retained message with this number. IndexError if it is not."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from zcserver.context import Context
 from zcserver.errors import MisuseError, StreamResetError
@@ -33,9 +34,10 @@ from .topic import Topic, TopicSettings, is_topic
 class Topics:
     """Give ``handle`` to :func:`zcserver.serve`, alone or behind another handler (see ``methods``).
 
-    Topics come into being when somebody publishes or subscribes, up to ``max_topics``. ``publishable=False``:
-    only the server itself publishes. ``context`` is the server's. ``on_request`` is called with every stream
-    that has ended. Close it before the server, so that subscribers learn of the end.
+    Topics come into being when somebody publishes or subscribes, up to ``max_topics``; then one that nobody
+    has published to, nor uses, makes way for another. ``publishable=False``: only the server itself
+    publishes. ``context`` is the server's. ``on_request`` is called with every stream that has ended. Close
+    it before the server, so that subscribers learn of the end.
     """
 
     methods = METHODS
@@ -54,6 +56,8 @@ class Topics:
         self._max_topics = max_topics
         self._publishable = publishable
         self._on_request = on_request
+        self.epoch = f"{time.time_ns() // 10**6:012x}{uuid4().hex[:8]}"
+        """Another one after a restart, which sorts behind: their sequence numbers are not comparable."""
         self._topics: dict[str, Topic] = {}
         self._retention = Retention(self._topics, context.pool, self._settings.pinned)
         self._publishings: dict[tuple[str, str], Publishing] = {}
@@ -61,7 +65,15 @@ class Topics:
         self.closed = False
 
     def topic(self, name: str) -> Topic:
-        """The topic of this name, which begins with a slash; StreamResetError when there are too many."""
+        """The topic of this name, for the server's own use, and so kept from now on.
+
+        The name begins with a slash; StreamResetError if it does not, or when there are too many.
+        """
+        topic = self._topic(name)
+        topic.lasting = True
+        return topic
+
+    def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
             if not is_topic(name):
@@ -70,11 +82,23 @@ class Topics:
                     f"{shown(name)} is no topic: a name begins with a slash, is printable and has at most "
                     f"{MAX_NAME} characters",
                 )
-            if len(self._topics) >= self._max_topics:
-                raise StreamResetError(ErrorCode.LIMIT, f"this server has {self._max_topics} topics already")
-            topic = self._topics[name] = Topic(name, self._settings, self._context, self._retention)
+            if len(self._topics) >= self._max_topics and not self._make_way():
+                reason = f"this server has {self._max_topics} topics already: use one of those, or restart it"
+                raise StreamResetError(ErrorCode.LIMIT, f"{reason} and try again later")
+            topic = Topic(name, self.epoch, self._settings, self._context, self._retention)
+            self._topics[name] = topic
             topic.closed = self.closed
         return topic
+
+    def _make_way(self) -> bool:
+        """Forget a topic that would be the same if it came into being again; False if there is none."""
+        published_to = {publishing.topic for publishing in self._all_publishings}
+        for topic in self._topics.values():
+            if topic.is_untouched and topic not in published_to:
+                del self._topics[topic.name]
+                topic.close()
+                return True
+        return False
 
     async def handle(self, stream: Stream) -> None:
         """Serve one stream to its end; raises StreamResetError, which the server passes on to the peer."""
@@ -105,7 +129,7 @@ class Topics:
         if not self._publishable:
             raise StreamResetError(ErrorCode.FORBIDDEN, "this server lets nobody publish: it has no --topics")
         publisher = _name(stream, "publisher")
-        topic = self.topic(stream.path)
+        topic = self._topic(stream.path)
         publishing = Publishing(topic, stream, publisher)
         key = (topic.name, publisher)
         if publisher:
@@ -128,7 +152,7 @@ class Topics:
                 del self._publishings[key]
 
     async def _subscribe(self, stream: Stream, request: Request) -> None:
-        topic = self.topic(stream.path)
+        topic = self._topic(stream.path)
         topic.expire()
         name = _name(stream, "name")
         policy = _policy(stream, topic)
@@ -143,7 +167,7 @@ class Topics:
 
     async def _position(self, stream: Stream) -> None:
         """A subscriber has committed what it was sent on a stream of before."""
-        topic = self.topic(stream.path)
+        topic = self._topic(stream.path)
         name = _name(stream, "name")
         committed = _committed(stream, topic, name)
         if committed is None:
