@@ -220,7 +220,9 @@ class Publisher:
         self.max_message = number(reply, "max_message", 1)
         if not self._sequence:
             self._sequence = accepted  # somebody of this name has published before
-        self.accepted = max(self.accepted, accepted)
+        if accepted > self.accepted:
+            self.accepted = accepted
+            self._retrying.progressed()
         while self._unaccepted and self._unaccepted[0].sequence <= accepted:
             self._drop_first()
         for outbound in self._unaccepted:
@@ -260,6 +262,7 @@ class Publisher:
         committed = stream.committed
         while self._unaccepted and 0 < self._unaccepted[0].upto <= committed:
             self.accepted = self._unaccepted[0].sequence
+            self._retrying.progressed()
             self._drop_first()
 
     def _drop_first(self) -> None:

@@ -177,6 +177,7 @@ class Subscription:
             if head is None:
                 head, data = _decode((await stream.receive()).data)
                 self._received += 1
+                self._retrying.progressed()
                 self._check(head)
                 if head.kind is Kind.MISSING:
                     self._miss(head)
