@@ -64,6 +64,11 @@ class Topics:
         self._all_publishings: set[Publishing] = set()
         self.closed = False
 
+    @property
+    def active(self) -> int:
+        """Subscribers whose streams run, or who have not acknowledged what they were sent."""
+        return sum(len(topic.subscriptions | topic.holders) for topic in self._topics.values())
+
     def topic(self, name: str) -> Topic:
         """The topic of this name, for the server's own use, and so kept from now on.
 
