@@ -174,6 +174,13 @@ async def test_a_position_needs_a_name_and_the_present_epoch_and_never_goes_back
             assert topic.positions == {"w": 3}
 
 
+@pytest.mark.parametrize("start", [0, 2**63, True, "first"])
+async def test_a_start_that_is_none_is_refused(make_context, start):
+    async with serving(make_context) as served:
+        with pytest.raises(zcserver.StreamResetError, match="a number from 1 to 9223372036854775807, not"):
+            await subscriber(await served.connect(), from_=start)
+
+
 async def test_a_number_that_is_still_to_come_is_waited_for_and_not_held_to_be_committed(make_context):
     async with serving(make_context, SETTINGS) as served:
         topic = served.topics.topic("/t")

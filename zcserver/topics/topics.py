@@ -18,6 +18,7 @@ from zcserver.topic_protocol import (
     EARLIEST,
     LATEST,
     MAX_NAME,
+    MAX_SEQUENCE,
     METHODS,
     POSITION,
     PUBLISH,
@@ -200,11 +201,11 @@ class Topics:
                 if not name:
                     raise StreamResetError(ErrorCode.REFUSED, "from 'committed' needs the subscriber's name")
                 return topic.positions.get(name, topic.first - 1) + 1
-            case int() if not isinstance(start, bool) and start >= 1:
+            case int() if not isinstance(start, bool) and 1 <= start <= MAX_SEQUENCE:
                 return start
         raise StreamResetError(
             ErrorCode.REFUSED,
-            f"from must be latest, earliest, committed or a number, not {start!r}",
+            f"from must be latest, earliest, committed or a number from 1 to {MAX_SEQUENCE}, not {start!r}",
         )
 
     def close(self) -> None:
