@@ -89,6 +89,26 @@ async def test_a_server_that_closes_first_delivers_what_its_handlers_sent(make_c
             assert [first, *rest] == [bytes([letter]) * MIB for letter in b"ABC"]
 
 
+async def test_a_stream_cannot_be_opened_while_the_peer_takes_leave(make_context):
+    release = anyio.Event()
+
+    async def handler(stream):
+        await release.wait()
+
+    with deadline():
+        async with (
+            zcserver.serve(handler, port=0, context=make_context()) as serving_end,
+            zcserver.connect(port=serving_end.port, context=make_context()) as connection,
+            anyio.create_task_group() as tasks,
+        ):
+            await (await connection.open("GET", "/")).send(b"")
+            tasks.start_soon(serving_end.aclose)
+            await until(lambda: connection.engine.codec.goaway_received)
+            with pytest.raises(zcserver.ConnectionLostError, match="new connection"):
+                await connection.open("GET", "/")
+            release.set()
+
+
 async def test_both_ends_closing_at_the_same_time_lose_nothing(make_context):
     async with joined(make_context(), make_context()) as ends:
         ours, theirs = await ends.stream()

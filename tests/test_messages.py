@@ -38,6 +38,24 @@ async def test_a_message_of_any_size_arrives_as_it_was_sent(make_context, size):
     assert (stats.in_flight, stats.filling) == (0, 0)
 
 
+@pytest.mark.parametrize("window", [16 * KIB, 64 * KIB])
+async def test_a_long_message_in_short_frames_arrives(make_context, window):
+    async def handler(stream):
+        async for message in stream:
+            await stream.send(bytes(message))
+
+    content = bytes(range(256)) * 4 * KIB
+    context = make_context(window=window)
+    with deadline():
+        async with (
+            zcserver.serve(handler, port=0, context=context) as server,
+            zcserver.connect(port=server.port, context=context) as connection,
+        ):
+            stream = await connection.open("ECHO", "/")
+            await stream.send(content)
+            assert bytes(await stream.receive()) == content
+
+
 async def test_an_echo_of_many_messages_both_ways_on_many_streams(make_context):
     async def echo(stream):
         async for message in stream:

@@ -71,6 +71,7 @@ class Connection:
         self.time = self._loop.time
         self._closed = anyio.Event()
         self._is_over = False
+        self._handling = 0  # handlers at work; a stream's may outlive it
         self._acquiring: set[anyio.CancelScope] = set()
         self._changed = anyio.Event()
         self.engine = Engine(sock, role, context, self.principal, self)
@@ -175,8 +176,15 @@ class Connection:
         if self._handler is None:
             self.engine.reset(channel, ErrorCode.REFUSED, "this end accepts no streams")
             return
+        if self._handling >= 2 * self.context.limits.max_streams:
+            reason = (
+                "too many streams that were given up are still being handled: open fewer, or wait for replies"
+            )
+            self.engine.reset(channel, ErrorCode.LIMIT, reason)
+            return
         self.engine.grant_first(channel)
         channel.handled = True
+        self._handling += 1
         self._tasks.start_soon(self._handle, Stream(self, channel))
 
     async def _handle(self, stream: Stream) -> None:
@@ -191,6 +199,7 @@ class Connection:
             _log.exception("the handler of %r failed", stream)
             stream.reset(ErrorCode.INTERNAL, "the handler failed")
         finally:
+            self._handling -= 1
             stream.finish()
 
     def changed(self) -> None:

@@ -6,6 +6,7 @@ connection wait there. Sockets are registered by number and unregistered before 
 """
 
 import asyncio
+import contextlib
 import errno
 import functools
 import math
@@ -53,8 +54,15 @@ class AsyncioLoop:
         self._fd = -1
         self._timer: asyncio.TimerHandle | None = None
         self.soon = self._loop.call_soon
-        self.threadsafe = self._loop.call_soon_threadsafe
         self.time = self._loop.time
+
+    def threadsafe(self, callback: Callback, /) -> None:
+        """(A destructor may call it when the loop is closed.)"""
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
 
     def attach(self, fd: int, readable: Callback, writable: Callback, timeout: Callback) -> None:
         self._fd = fd
@@ -116,8 +124,11 @@ class TrioLoop:
         self._deadline = math.inf
         self._deadline_moved = anyio.Event()
         self.soon = self._token.run_sync_soon
-        self.threadsafe = self._token.run_sync_soon
         self.time = trio.current_time
+
+    def threadsafe(self, callback: Callback, /) -> None:
+        with contextlib.suppress(self._trio.RunFinishedError):
+            self._token.run_sync_soon(callback)
 
     def attach(self, fd: int, readable: Callback, writable: Callback, timeout: Callback) -> None:
         self._fd = fd

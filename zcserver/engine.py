@@ -260,7 +260,14 @@ class Engine:
         return channel.queued + ledger.framed - ledger.acknowledged
 
     def open(self, method: str, path: str, args: Args) -> Channel:
-        """Open a stream. Raises TooManyStreams when the peer allows no more now, MisuseError for bad args."""
+        """Open a stream. Raises TooManyStreams when the peer allows no more now, MisuseError for bad args.
+
+        ConnectionLostError when the peer has taken leave.
+        """
+        if self.codec.goaway_received:
+            raise ConnectionLostError(
+                f"the peer of {self.name} takes leave: open the stream on a new connection"
+            )
         credit = self._context.initial_credit
         if not self._context.receive_memory.reserve(credit):
             credit = 0
@@ -276,9 +283,13 @@ class Engine:
         return channel
 
     def grant_first(self, channel: Channel) -> None:
-        """A stream was accepted: let the opener send a little before the application begins to read."""
+        """A stream was accepted: let the opener send a little before the application begins to read.
+
+        Not from the second half of the account: streams that nobody reads must not starve those that are.
+        """
         credit = self._context.initial_credit
-        if self._context.receive_memory.reserve(credit):
+        memory = self._context.receive_memory
+        if memory.roomy(credit) and memory.reserve(credit):
             self.codec.credit(channel.state, credit)
             self.flush_soon()
         else:
@@ -345,11 +356,15 @@ class Engine:
     def _starve(self, channel: Channel) -> None:
         """Receive memory is full: grant when some of it comes back."""
         channel.starving = True
+        if channel.wants_news:  # whoever waits for more waits with a deadline from now on
+            channel.on_news()
         regrant = partial(self._regrant, channel)
         self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
 
     def _regrant(self, channel: Channel) -> None:
         channel.starving = False
+        if channel.wants_news:
+            channel.on_news()
         if self.ending.phase is not Phase.CLOSED:
             self.grant(channel)
 

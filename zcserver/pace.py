@@ -24,9 +24,15 @@ class Pace:
         return max(16 << 10, int(self._rate * _BURST)) if self._rate else 1 << 62
 
     async def spend(self, nbytes: int) -> None:
+        """Cancelled, it has spent nothing."""
         if not self._rate:
             return
         now = anyio.current_time()
-        self._due = max(self._due, now - _BURST) + nbytes / self._rate
+        seconds = nbytes / self._rate
+        self._due = max(self._due, now - _BURST) + seconds
         if self._due > now:
-            await anyio.sleep(self._due - now)
+            try:
+                await anyio.sleep(self._due - now)
+            except BaseException:
+                self._due -= seconds
+                raise

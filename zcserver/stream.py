@@ -341,18 +341,22 @@ class Stream:
                     raise channel.error.with_traceback(None)
                 self._news = anyio.Event()
                 channel.wants_news = True
-                if not channel.starving:
+                if channel.starving:
+                    await self._wait_for_memory(self._news)
+                else:
                     await self._news.wait()
-                    continue
-                with anyio.move_on_after(self._context.memory_seconds):
-                    await self._news.wait()
-                    continue
-                raise PoolTimeoutError(
-                    f"nothing more can be received: {self._context.receive_memory.held()}; drop received "
-                    f"messages (and arrays made from them), or raise receive_memory"
-                )
         finally:
             self._receiving = False
+
+    async def _wait_for_memory(self, news: anyio.Event) -> None:
+        with anyio.move_on_after(self._context.memory_seconds):
+            await news.wait()
+            return
+        if self._channel.starving:
+            raise PoolTimeoutError(
+                f"nothing more can be received: {self._context.receive_memory.held()}; drop received "
+                f"messages (and arrays made from them), or raise receive_memory"
+            )
 
     def _on_news(self) -> None:
         if self._news is not None:
@@ -417,6 +421,11 @@ class Stream:
     def is_over(self) -> bool:
         """Whether the peer has ended its side, or the stream has failed."""
         return self._inbox.ended or self._channel.error is not None
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended the stream early, if anything did."""
+        return self._channel.error
 
     def check_open(self) -> None:
         """Raise what ended the stream early, if anything did."""

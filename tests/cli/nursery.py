@@ -78,7 +78,7 @@ def become(wanted, files):
 
 
 if __name__ == "__main__":
-    from zcserver.cli import demo, doctor, get, pub, put, remote, serve, sub  # noqa: F401 – they are loaded when needed
+    from zcserver.cli import app, demo, doctor, get, pub, put, remote, serve, sub  # noqa: F401 – they are loaded when needed
 
     with socket.socket(fileno=int(sys.argv[1])) as ours:
         raise_all(ours)

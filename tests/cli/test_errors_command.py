@@ -104,6 +104,35 @@ def test_a_directory_where_a_file_is_due(url, served, local):
     assert "-r" in failing(4, "get", f"{url}/file")
 
 
+def test_what_is_no_file_can_be_sent_as_standard_input(writable_url, local):
+    os.mkfifo("fifo")
+    for source in ("/dev/null", "fifo"):
+        line = failing(4, "put", source, f"{writable_url}/file")
+        assert line == f"{source}: is no regular file: send it as standard input (put - URL < FILE)"
+
+
+def test_a_missing_directory_is_named_with_the_way_to_make_it(writable_url, served, local):
+    (served / "a").touch()
+    (local / "file").touch()
+    missing = f"no such directory: /{served.name}/x: make it with `zcserver mkdir -p`"
+    for command in (
+        ["put", "file", f"{writable_url}/x/"],
+        ["mkdir", f"{writable_url}/x/y"],
+        ["mv", f"{writable_url}/a", f"/{served.name}/x/y"],
+    ):
+        assert failing(3, *command) == f"{missing} (zcserver ls shows what there is)"
+    for command in (["mv", f"{writable_url}/b", f"/{served.name}/c"], ["rm", f"{writable_url}/x/y"]):
+        assert "no such file" in failing(3, *command)
+    done = zcserver("put", "-", f"{writable_url}/x/y", input="content", code=3)
+    assert missing in done.stderr
+
+
+def test_an_access_log_that_cannot_be_written(local):
+    for path, code, words in ((".", 4, "Is a directory"), ("no/log", 3, "No such file or directory")):
+        line = failing(code, "serve", ".", "--port", "0", "--access-log", path)
+        assert line == f"cannot write to {path}: {words} (name another file with --access-log)"
+
+
 def test_a_read_only_server(url, local):
     (local / "file").write_bytes(b"content")
     for command in (
@@ -213,8 +242,16 @@ def test_an_interrupted_server_ends_with_its_code(served):
     [
         (["get"], "URL"),
         (["get", "http://host/file"], "zc://127.0.0.1/data.bin"),
+        (["get", "zc+unix:///run/zc.sock/x"], "zc+unix://%2Frun%2Fzc.sock/path"),
         (["fetch"], "fetch"),
         (["get", "zc://127.0.0.1/file", "--limit-rate", "fast"], "no size"),
+        (["get", "zc://127.0.0.1/file", "--limit-rate", "0.5"], "less than a byte"),
+        (["get", "zc://127.0.0.1/file", "-o", "-", "--offset", "9" * 400], "sizes end at"),
+        (["serve", ".", "--limit-rate", "9223372036854775808"], "sizes end at"),
+        (["serve", ".", "--pool-size", "65T"], "64T at most"),
+        (["serve", "--topics", "--retain", "9" * 18], "64T at most"),
+        (["demo", "--ring", "65T"], "64T at most"),
+        (["sub", "zc://127.0.0.1/t", "--from", "9" * 5000], "nor a number"),
         (["sync", "a", "b"], "one is a URL"),
         (["mv", "zc://127.0.0.1/a", "zc://127.0.0.2/b"], "one server"),
         (["mv", "zc://127.0.0.1:1/a", "/%61/b"], "into itself"),
@@ -233,7 +270,29 @@ def test_arguments_that_are_no_text(writable_url, served, local):
     assert os.listdir(served) == ["\udcff"]
 
 
-def test_a_settings_file_has_no_texts_for_true_and_false(local):
-    (local / "serve.toml").write_text('writable = "no"')
-    line = failing(2, "serve", ".", "--config", "serve.toml")
-    assert line == "serve.toml: writable: 'no' is neither true nor false (without quotes)"
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('writable = "no"', "writable: 'no' is neither true nor false (without quotes)"),
+        ("bind = []", "bind: [] names no address"),
+        ('roots = ["a\\u0000b"]', "roots: 'a\\x00b' has a null byte"),
+        ('roots = {"a\\u0000b" = "."}', "roots: 'a\\x00b' has a null byte"),
+        ('access_log = "a\\u0000b"', "access_log: 'a\\x00b' has a null byte"),
+        ('bind = "unix:a\\u0000b"', "bind: 'unix:a\\x00b' has a null byte"),
+        (f"pool_size = {2**100}", "pool_size: '1267650600228229401496703205376' is too large"),
+        (f"grace = {10**400}", "is no number of seconds"),
+        (f"port = {'9' * 5000}", "is no TOML"),
+    ],
+    ids=range(9),
+)
+def test_a_settings_file_with_a_value_that_is_wrong(line, words, local):
+    (local / "serve.toml").write_text(line)
+    told = failing(2, "serve", *([] if "roots" in line else ["."]), "--config", "serve.toml")
+    assert told.startswith("serve.toml")
+    assert words in told
+
+
+def test_a_variable_that_names_no_address():
+    assert "ZCSERVER_BIND: ',' names no address" in failing(
+        2, "serve", ".", env={**os.environ, "ZCSERVER_BIND": ","}
+    )

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from tests.cli.commands import PATIENCE, failing, running, serving, zcserver
+from tests.cli.test_get_command import SLOWLY, reaches
 
 MIB = 1 << 20
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
@@ -143,3 +144,49 @@ def test_a_summary_that_nobody_reads_is_no_failure(url, served, local):
         os.close(theirs)
         assert process.wait(PATIENCE) == 0
     assert (local / "file").read_bytes() == b"content"
+
+
+def full(fd):
+    """For ``preexec_fn``: nothing can be written to it; buffered, as Python does it by default."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {"preexec_fn": lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), fd), "env": environment}
+
+
+def test_messages_that_cannot_be_written_change_nothing(url, served, local):
+    (served / "file").write_bytes(b"content")
+    zcserver("get", f"{url}/file", **full(2))
+    assert (local / "file").read_bytes() == b"content"
+    zcserver("get", f"{url}/none", code=3, **full(2))
+    zcserver("get", code=2, **full(2))
+    (served / "other").touch()
+    zcserver("get", f"{url}/none", f"{url}/nor", f"{url}/other", "-o", ".", code=3, **full(2))
+    assert (local / "other").exists()
+
+
+def test_results_that_cannot_be_written_are_a_failure(url, served):
+    (served / "file").touch()
+    for command in (["doctor", "--json"], ["get", "--json", f"{url}/none"], ["ls", f"{url}/"]):
+        assert "No space left" in failing(12, *command, **full(1))
+
+
+def test_a_server_whose_messages_cannot_be_written_finishes_what_runs(served, random_bytes, local):
+    (served / "big").write_bytes(random_bytes)
+    with (
+        serving(served, "--verbose", "--bind", "127.0.0.1", **full(2)) as server,
+        running("get", f"{server.url}/big", *SLOWLY) as process,
+    ):
+        assert reaches(local / ".big.zcpart", 1, process)
+        server.process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert server.process.wait(PATIENCE) == 0
+    assert (local / "big").read_bytes() == random_bytes
+
+
+def test_a_terminal_that_goes_away_does_not_end_a_transfer(url, big, local, random_bytes):
+    ours, theirs = os.openpty()
+    with running("get", f"{url}/big", *SLOWLY, stderr=theirs) as process:
+        os.close(theirs)
+        assert reaches(local / ".big.zcpart", 1, process)
+        os.close(ours)
+        assert process.wait(PATIENCE) == 0
+    assert (local / "big").read_bytes() == random_bytes

@@ -115,7 +115,7 @@ def test_standard_input_is_sent_under_a_name(writable_url, served):
 
 
 def test_a_file_that_only_says_it_is_empty_is_not_sent_as_such(writable_url, served):
-    line = failing(1, "put", "/proc/self/status", f"{writable_url}/status")
+    line = failing(4, "put", "/proc/self/status", f"{writable_url}/status")
     assert line == "/proc/self/status: does not tell its size: send it as standard input (put - URL < FILE)"
     assert os.listdir(served) == []
     with open("/proc/self/status") as status:

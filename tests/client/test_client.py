@@ -1,5 +1,6 @@
 """The client library over real connections, on every loop and lane."""
 
+import contextlib
 import errno
 import hashlib
 import mmap
@@ -19,8 +20,8 @@ from zcserver import Client, ErrorCode, StreamResetError
 from zcserver.client import Address, ChangedError, UrlError, parse_url
 from zcserver.client.partial import Origin, PartialFile
 from zcserver.client.selection import Selection
-from zcserver.errors import ConnectionLostError, MisuseError
-from zcserver.file_protocol import EXISTS, MISMATCH, NOT_EMPTY
+from zcserver.errors import ConnectionLostError, MisuseError, TransferError
+from zcserver.file_protocol import EXISTS, MISMATCH, NO_SPACE, NOT_EMPTY
 from zcserver.server import FileServer, Root
 from zcserver.server.disk import Disk
 
@@ -112,6 +113,38 @@ async def test_all_reads_of_an_open_file_see_one_state_of_it(served, make_contex
         with pytest.raises(StreamResetError) as caught:
             await file.read(10)
     assert caught.value.code == ErrorCode.CHANGED
+
+
+@pytest.mark.parametrize("path", ["/", "/folder", "/folder/", "/fifo", "/none", "/file/", "/empty/"])
+async def test_what_cannot_be_fetched_cannot_be_read_either(served, local, make_context, path):
+    filled(served / "file", 10)
+    (served / "empty").touch()
+    (served / "folder").mkdir()
+    os.mkfifo(served / "fifo")
+    refusals = []
+    async with client_for(served, make_context) as client:
+        for attempt in (client.fetch(path, local / "copy"), client.read(path), client.read(path, 0, 0)):
+            with pytest.raises(StreamResetError) as caught:
+                await attempt
+            refusals.append((caught.value.code, caught.value.reason))
+        assert await client.read("/empty") == b""
+        async with client.open("/empty") as file:
+            assert [chunk async for chunk in file] == []
+    assert refusals == [refusals[0]] * 3
+
+
+async def test_a_file_that_hides_its_size_is_not_taken_for_an_empty_one(make_context):
+    with (
+        Root("/proc/sys/kernel") as root,
+        contextlib.closing(FileServer(root)) as files,
+        anyio.fail_after(60),
+    ):
+        async with (
+            zcserver.serve(files.handle, port=0, context=make_context()) as server,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
+        ):
+            with pytest.raises(StreamResetError, match="says that its size is 0"):
+                await client.read("/ostype")
 
 
 async def test_a_file_goes_to_a_descriptor_as_a_whole_or_in_part(served, local, make_context):
@@ -297,6 +330,15 @@ async def test_a_file_that_is_not_in_the_page_cache_is_sent_too(served, local, m
     assert (served / "there").read_bytes() == content
 
 
+@pytest.mark.parametrize("path", ["/dev/null", "/proc/self/status"])
+async def test_what_is_no_file_to_be_sent_says_how_to_send_it(served, make_context, path):
+    async with client_for(served, make_context) as client:
+        with pytest.raises(OSError, match="send it as standard input") as caught:
+            await client.put(path, "/there")
+        assert caught.value.filename == path
+    assert not (served / "there").exists()
+
+
 async def test_memory_is_sent_like_a_file(served, make_context):
     array = numpy.arange(MIB, dtype=numpy.float64)
     async with client_for(served, make_context) as client:
@@ -341,6 +383,36 @@ async def test_a_put_from_a_pipe_that_is_given_up_leaves_nothing(served, make_co
     os.close(target)
     assert scope.cancelled_caught
     assert not (served / "file").exists()
+
+
+@pytest.mark.parametrize(
+    ("give_up", "expected"),
+    [
+        (lambda stream: stream.reset(NO_SPACE, "the disk is full"), (StreamResetError, "the disk is full")),
+        (lambda stream: None, (TransferError, "of /file without committing it: send it again")),
+        (lambda stream: stream.connection.abort(), (ConnectionLostError, None)),
+    ],
+    ids=["refused", "ended", "lost"],
+)
+async def test_a_put_from_an_idle_pipe_ends_with_the_server(make_context, give_up, expected):
+    kind, words = expected
+
+    async def handle(stream):
+        await stream.reply()
+        await stream.receive()
+        give_up(stream)
+
+    source, target = os.pipe()
+    os.write(target, b"beginning")
+    with anyio.fail_after(60):
+        async with (
+            zcserver.serve(handle, port=0, context=make_context()) as server,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
+        ):
+            with pytest.raises(kind, match=words):
+                await client.put(source, "/file")
+    os.close(source)
+    os.close(target)
 
 
 async def test_a_put_can_insist_on_what_it_replaces(served, make_context):
@@ -406,6 +478,24 @@ async def test_trees_go_both_ways_and_a_second_sync_does_nothing(served, local, 
         assert (report.files, report.removed, report.failures) == (0, 0, [])
     assert content_of(served / "one") == content_of(local / "back") == content_of(tree)
     assert (local / "back").stat().st_mtime_ns == tree.stat().st_mtime_ns
+
+
+async def test_a_folder_of_which_the_time_may_not_be_set_is_named(served, local, make_context, monkeypatch):
+    (served / "folder").mkdir()
+    (local / "folder").mkdir()
+    os.utime(served / "folder", ns=(1, 1))
+    utime = os.utime
+
+    def of_another_owner(path, *arguments, **named):
+        if path == local / "folder":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # without the name, as the real one
+        utime(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "utime", of_another_owner)
+    async with client_for(served, make_context) as client:
+        ((name, error),) = (await client.sync("/", local)).failures
+    assert name == error.filename == str(local / "folder")
+    assert error.errno == errno.EPERM
 
 
 async def test_of_many_small_files_one_that_cannot_be_stored_stops_no_other(served, local, make_context):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.client.connected import client_for, filled
+from tests.client.connected import AbandonedError, AfterBytes, abandon, client_for, filled
 from zcserver import Client
 from zcserver.errors import MisuseError
 
@@ -20,6 +20,30 @@ async def test_a_single_pattern_is_not_taken_for_a_list_of_them(served, local, m
         with pytest.raises(MisuseError, match="lists of patterns"):
             await client.sync("/", local, delete=True, **{option: pattern})
     assert os.listdir(local) == ["o"]
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+@pytest.mark.parametrize("pattern", [3, b"*.log", None])
+async def test_what_is_no_pattern_is_refused(served, local, make_context, option, pattern):
+    filled(served / "file", 1)
+    async with client_for(served, make_context) as client:
+        with pytest.raises(MisuseError, match="is no pattern: include and exclude are lists of str"):
+            await client.fetch_tree("/", local, **{option: ["*.txt", pattern]})
+    assert os.listdir(local) == []
+
+
+async def test_an_error_of_the_progress_comes_out_of_trees_as_it_does_of_files(served, local, make_context):
+    filled(served / "file", 1)
+    (local / "tree").mkdir()
+    filled(local / "tree" / "file", 1)
+    async with client_for(served, make_context) as client:
+        for transfer in (
+            client.fetch("/file", local / "copy", progress=AfterBytes(1, abandon)),
+            client.fetch_tree("/", local / "copies", progress=AfterBytes(1, abandon)),
+            client.put_tree(local / "tree", "/there", progress=AfterBytes(1, abandon)),
+        ):
+            with pytest.raises(AbandonedError):
+                await transfer
 
 
 @pytest.mark.parametrize("jobs", [0, -1])
@@ -68,6 +92,13 @@ async def test_a_file_that_is_not_open_is_not_read(served, make_context):
         for read in (file.read(10), file.readinto(bytearray(10)), anext(aiter(file))):
             with pytest.raises(MisuseError, match="/file is not open"):
                 await read
+
+
+async def test_a_negative_length_is_not_taken_for_all_the_rest(served, make_context):
+    filled(served / "file", 100)
+    async with client_for(served, make_context) as client:
+        with pytest.raises(MisuseError, match=r"length=-5: .*None for all the rest"):
+            await client.read("/file", 0, -5)
 
 
 async def test_a_local_path_may_be_a_text(served, local, make_context):

@@ -1,4 +1,4 @@
-"""What lies where a download keeps its record and its first bytes, put there by somebody else."""
+"""What lies where a download keeps its record and its first bytes: left by an earlier try, or by others."""
 
 import json
 import os
@@ -6,7 +6,8 @@ import os
 import pytest
 
 from tests.client.connected import client_for, filled
-from zcserver.client.partial import PartialFile
+from zcserver.client import ChangedError
+from zcserver.client.partial import Origin, PartialFile
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +70,44 @@ async def test_what_another_user_began_is_not_continued(served, local, make_cont
             else:
                 await client.fetch("/file", local / "file")
                 assert (local / "file").read_bytes() == content
+
+
+async def test_the_same_file_by_another_path_is_gone_on_with(served, local, make_context):
+    content = filled(served / "file", 1000)
+    (served / "link").hardlink_to(served / "file")
+    async with client_for(served, make_context) as client:
+        validator = (await client.stat("/file")).validator
+        for path in ("//file", "/f%69le", "/link", "/moved"):
+            if path == "/moved":
+                (served / "file").rename(served / "moved")
+            (local / ".file.zcfrom").write_text(record_of(1000, validator=validator))
+            (local / ".file.zcpart").write_bytes(content[:400])
+            assert (await client.fetch(path, local / "file")).resumed == 400
+            assert (local / "file").read_bytes() == content
+            assert os.listdir(local) == ["file"]
+
+
+async def test_of_another_path_it_is_not_said_that_the_file_has_changed(served, local, make_context):
+    filled(served / "another", 1000)
+    (local / ".copy.zcfrom").write_text(record_of(1000))
+    (local / ".copy.zcpart").write_bytes(b"beginning")
+    async with client_for(served, make_context) as client:
+        with pytest.raises(ChangedError, match=r"they are of /file, or that has changed there: .*--restart"):
+            await client.fetch("/another", local / "copy")
+    assert (local / ".copy.zcpart").read_bytes() == b"beginning"
+
+
+@pytest.mark.parametrize(("now", "there"), [("w", b"0123456789"), ("v", b"0123")])
+def test_what_another_download_has_put_there_meanwhile_is_left_alone(tmp_path, now, there):
+    (tmp_path / ".file.zcfrom").write_text(record_of(100))
+    (tmp_path / ".file.zcpart").write_bytes(b"beginning")
+    partial = PartialFile(tmp_path / "file")
+    beginning = partial.find()
+    (tmp_path / ".file.zcfrom").write_text(record_of(100, validator=now))
+    (tmp_path / ".file.zcpart").write_bytes(there)
+    with pytest.raises(OSError, match="another download has touched it"):
+        partial.open(Origin("/file", "v", 100), beginning.nbytes)
+    partial.keep()
+    partial.discard()
+    assert (tmp_path / ".file.zcpart").read_bytes() == there
+    assert (tmp_path / ".file.zcfrom").exists()

@@ -118,7 +118,7 @@ def content(number, size):
 def test_every_message_is_whole_and_stays_as_it_is(data):
     ends = Ends()
     sizes = data.draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=40), label="sizes")
-    frame = data.draw(st.sampled_from([20_000, MIDDLE, MIB]), label="frame")
+    frame = data.draw(st.sampled_from([5_000, 20_000, MIDDLE, MIB]), label="frame")
     wire = b"".join(ends.message(content(number, size), frame) for number, size in enumerate(sizes))
     keep = data.draw(st.integers(1, 5), label="keep every n-th")
     kept, taken = [], 0
@@ -154,6 +154,50 @@ def test_chunks_are_the_bytes_in_order(data):
         while (view := ends.inbox.take_chunk()) is not None:
             got += view
     assert got == b"".join(content(number, size) for number, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 16 * KIB])
+@pytest.mark.parametrize("leave", ["taken", "dropped", "forgotten"])
+def test_short_messages_that_nobody_took_are_on_the_account(size, leave):
+    ends = Ends()
+    idle = ends.memory.used
+    ends.arrive(b"".join(ends.message(content(1, size)) for _ in range(200)))
+    assert ends.memory.used - idle >= 200 * 96, "besides their promised bytes"
+    if leave == "taken":
+        while ends.inbox.take_message() is not None:
+            pass
+    elif leave == "dropped":
+        ends.inbox.drop()
+    else:
+        ends.inbox.state.owner.inbox = ends.inbox = None
+    assert ends.memory.used == idle - 200 * (HEADER_SIZE + size)
+
+
+def test_a_message_in_short_frames_is_as_long_as_allowed_and_no_longer():
+    ends = Ends(max_message=100 * KIB)
+    ends.arrive(ends.message(content(1, 100 * KIB), 16 * KIB))
+    assert ends.inbox.take_message() == content(1, 100 * KIB)
+    ends.arrive(ends.message(content(2, 100 * KIB + 1), 16 * KIB))
+    assert "max_message" in str(ends.refused[0])
+
+
+def test_an_assembled_message_counts_with_all_its_frames():
+    ends = Ends()
+    wire = ends.message(content(1, 3 * MIB), MIB)
+    ends.arrive(wire)
+    assert ends.inbox.held == len(wire)
+
+
+def test_what_a_peer_only_claims_takes_no_memory_that_others_need():
+    ends = Ends()
+    half = ends.memory.limit // 2
+    others = ends.memory.take(half - 41 * MIB)
+    begun = ends.frame(content(1, MIB), 2 * MIB)
+    ends.arrive(begun)
+    assert ends.memory.used <= half
+    ends.arrive(ends.message(content(1, 2 * MIB)))
+    assert ends.inbox.take_message() == content(1, 3 * MIB)
+    del others
 
 
 def test_middle_messages_in_numbers_are_slices_of_few_blocks():

@@ -14,7 +14,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import RawPeer, deadline, until
-from tests.server.requests import MIB, ask, connected, get, names, refused
+from tests.server.requests import MIB, ask, connected, entries, get, names, refused
 from zcserver import ErrorCode
 from zcserver.file_protocol import (
     DIGEST,
@@ -30,6 +30,7 @@ from zcserver.file_protocol import (
 )
 from zcserver.kernel.calls import RESOLVE_CACHED, Kernel
 from zcserver.server import FileServer, Root
+from zcserver.server.refusals import refusals
 
 pytestmark = pytest.mark.anyio
 
@@ -561,6 +562,30 @@ async def test_several_roots_are_directories_of_one_that_holds_nothing_else(seve
         assert await names(connection, "/b/sub") == ["file"]
         for name in ("a", "b", "ä b"):
             assert (await get(connection, f"/{name}/sub/file"))[1] == name.encode()
+
+
+async def test_a_root_that_cannot_be_read_is_told_in_the_listing_of_all(several, tmp_path, make_context):
+    class Unreadable(Root):
+        def open_directory(self, path):
+            with refusals(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with Root(tmp_path / "a", name="a") as a, Unreadable(tmp_path / "b", name="b") as b:
+        async with connected(FileServer(a, b), make_context) as connection:
+            *readable, last = await entries(connection, "/", recursive=True)
+    assert [entry["path"] for entry in readable] == ["a", "a/sub", "a/sub/file"]
+    assert (last["path"], last["error"]) == ("b", "the server may not read /b")
+
+
+async def test_out_of_descriptors_in_the_middle_of_a_get_is_said(served, files, make_context, monkeypatch):
+    def dup(fd):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    (served / "file").write_bytes(bytes(MIB))
+    async with connected(files, make_context) as connection:
+        monkeypatch.setattr("zcserver.sending.files.os.dup", dup)
+        with refused(ErrorCode.LIMIT, "too many files open"):
+            await get(connection, "/file")
 
 
 async def test_nothing_is_found_beside_or_between_several_roots(several, make_context):

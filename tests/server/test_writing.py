@@ -424,6 +424,29 @@ async def test_a_file_that_cannot_fit_is_refused_before_its_first_byte(served, f
             await stream.response()
 
 
+async def test_a_directory_that_the_server_may_not_write_is_refused_before_the_first_byte(
+    served, files, make_context, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root would be allowed everything
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=1)
+        with refused(ErrorCode.FORBIDDEN, "may not change /file"):
+            await stream.response()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+async def test_another_file_system_is_refused_before_the_first_byte(served, files, make_context):
+    (served / "mounted").mkdir()
+    await anyio.run_process(["mount", "-t", "tmpfs", "tmpfs", str(served / "mounted")])
+    try:
+        async with connected(files, make_context) as connection:
+            stream = await connection.open(PUT, "/mounted/file", size=1)
+            with refused(ErrorCode.REFUSED, "another file system"):
+                await stream.response()
+    finally:
+        await anyio.run_process(["umount", "-l", str(served / "mounted")])
+
+
 async def test_short_writes_are_completed(served, make_context):
     class ShortDisk(Disk):
         def write(self, fd, pieces, offset):

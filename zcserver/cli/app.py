@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -11,7 +11,7 @@ from zcserver.errors import MisuseError, TransferError, first_of
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
-from .standard import prepare, say, unread
+from .standard import part, prepare, say
 
 # click's UsageError, which typer depends on or carries with it, by version, and does not export.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -72,20 +72,15 @@ topic_commands.add_to(app)
 machine_commands.add_others(app)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit. A user's error is one line on stderr, never a traceback."""
+def run() -> NoReturn:
+    """What :func:`zcserver.cli.main` does."""
     prepare()
-    guarded(
-        lambda arguments: app(arguments, prog_name="zcserver", standalone_mode=False),
-        sys.argv[1:] or ["--help"],
-    )
-
-
-def guarded(command: Callable[[list[str]], int | None], arguments: list[str]) -> NoReturn:
-    """Run ``command`` and exit with its code, or with that of its error after the line for that."""
-    line, code = _outcome(command, arguments)
-    if line:
-        say(f"zcserver: {line}")
+    try:
+        line, code = _outcome()
+        if line:
+            say(f"zcserver: {line}")
+    finally:
+        part()
     sys.exit(code)
 
 
@@ -98,15 +93,15 @@ def _singly() -> Iterator[None]:
         raise first_of(group) from None
 
 
-def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -> tuple[str, int]:
+def _outcome() -> tuple[str, int]:
+    """The line for stderr, if there is one, and the exit code."""
     try:
         with _singly():
-            code = command(arguments)
+            code = app(sys.argv[1:] or ["--help"], prog_name="zcserver", standalone_mode=False)
         sys.stdout.flush()
     except CommandError as error:
         return error.line, error.code
-    except BrokenPipeError:
-        unread(sys.stdout.fileno())  # `zcserver ls | head`
+    except BrokenPipeError:  # `zcserver ls | head`
         return "", ExitCode.FAILED
     except (TransferError, MisuseError, OSError) as error:
         return explain(error)
@@ -119,6 +114,6 @@ def _outcome(command: Callable[[list[str]], int | None], arguments: list[str]) -
         context = error.ctx
         shown = context.command_path if context is not None else "zcserver"
         return f"{exits.printable(words)} Try `{shown} --help`.", ExitCode.USAGE
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         return "interrupted", ExitCode.INTERRUPTED
     return "", int(code or 0)

@@ -91,6 +91,11 @@ _BY_ERRNO: Final = {
     errno.ENOMEM: (ExitCode.LIMIT, "free some memory, or lower --pool-size"),
     errno.EIO: (ExitCode.DISK, "look into the kernel's log (dmesg)"),
 }
+# Where the words are not the system's but ours, which say what it is.
+_BY_ERRNO_OF_OURS: Final = {
+    errno.EEXIST: (ExitCode.EXISTS, ""),
+    errno.EINVAL: (ExitCode.NOT_A_FILE, "put - URL < FILE"),
+}
 _BY_RESET: Final[dict[int, tuple[ExitCode, str]]] = {
     ErrorCode.NOT_FOUND: (ExitCode.NOT_FOUND, "zcserver ls shows what there is"),
     ErrorCode.FORBIDDEN: (ExitCode.FORBIDDEN, ""),
@@ -140,9 +145,8 @@ def _explanation(error: TransferError | MisuseError | OSError) -> tuple[str, str
         case ConnectionLostError():
             return str(error), "try again: a download goes on from what has come", ExitCode.LOST
         case OSError(errno=int(number)):
-            code, advice = _BY_ERRNO.get(number, (ExitCode.FAILED, ""))
-            if number == errno.EEXIST and error.strerror != os.strerror(number):
-                advice = ""  # words of our own say what to do instead
+            known = _BY_ERRNO if error.strerror == os.strerror(number) else _BY_ERRNO | _BY_ERRNO_OF_OURS
+            code, advice = known.get(number, (ExitCode.FAILED, ""))
             where = f"{error.filename}: " if error.filename is not None else ""
             return f"{where}{error.strerror}", advice, code
         case _:

@@ -21,6 +21,12 @@ def run(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments)
     return anyio.run(work, *arguments, backend="asyncio", backend_options={"use_uvloop": True})
 
 
+def run_ready(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
+    """The same; a signal waits for the first ``Interruption`` of ``work``, which must not wait for others."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    return run(work, *arguments)
+
+
 class Interruption:
     """As a context manager it catches SIGINT and SIGTERM; each cancels what runs in ``cancels()``.
 
@@ -31,11 +37,13 @@ class Interruption:
         self.signal: signal.Signals | None = None
         self._scope: anyio.CancelScope | None = None
         self._unused = False
+        self._before = signal.getsignal(signal.SIGINT)
 
     def __enter__(self) -> "Interruption":
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._caught, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # see ``run_ready``
         return self
 
     def __exit__(
@@ -44,6 +52,7 @@ class Interruption:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        signal.signal(signal.SIGINT, self._before)
 
     def _caught(self, number: signal.Signals) -> None:
         self.signal = self.signal or number

@@ -7,7 +7,7 @@ import typer
 
 from .exits import CommandError, ExitCode
 from .loop import run
-from .options import LanesOption, parse_size
+from .options import LanesOption, parse_memory, parse_size
 from .serve_options import (
     AccessLogOption,
     AllowBlockOption,
@@ -125,7 +125,7 @@ def _demo(
         int, typer.Option(parser=parse_size, metavar="SIZE", help="How much memory to stream.")
     ] = "4G",  # type: ignore[assignment]
     ring: Annotated[
-        int, typer.Option(parser=parse_size, metavar="SIZE", help="The pool it goes through.")
+        int, typer.Option(parser=parse_memory, metavar="SIZE", help="The pool it goes through.")
     ] = "16M",  # type: ignore[assignment]
     directory: Annotated[
         str, typer.Option("--dir", metavar="PATH", help="Where to put the files (removed afterwards).")

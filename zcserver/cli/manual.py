@@ -34,9 +34,9 @@ stderr: bars if that is a terminal, else one line at the end. An error is one li
 [exit code](#exit-codes).
 
 **`--json`** of `get`, `put` and `sync` prints one document, whatever becomes of them, unless the command
-line is wrong (code 2). Its `failures` have the `path` on the server (empty: a signal ended the command), the
-`error` in words, and its exit `code`; the command ends with that of the first. `ls` and `stat` print an
-object a line for what there is; what went wrong is on stderr only.
+line is wrong (code 2), or a signal comes before it was read. Its `failures` have the `path` on the server
+(empty: a signal ended the command), the `error` in words, and its exit `code`; the command ends with that of
+the first. `ls` and `stat` print an object a line for what there is; what went wrong is on stderr only.
 
 **Partial downloads** are called `.NAME.zcpart`, with a record `.NAME.zcfrom` of the file they are a part of.
 They may be removed at any time; both go when the download is complete.

@@ -5,17 +5,35 @@ from typing import Annotated, Final
 
 import typer
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+# (Python reads no more than 4300 digits.)
+_SIZE: Final = re.compile(r"([0-9]{1,999})(?:\.([0-9]{1,999}))?\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_MOST: Final = (1 << 63) - 1  # what the kernel takes for an offset
+_ADDRESSABLE: Final = 64 << 40  # half of what a process has on most machines
 _LANES: Final = ("vmsplice", "file", "copy")
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``64M``, ``1.5GiB`` or ``4096``; units are powers of 1024."""
+    """Bytes from ``64M``, ``1.5GiB`` or ``4096``, rounded down; units are powers of 1024."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise typer.BadParameter(f"{text!r} is no size; write 4096, 64M or 1.5G")
-    return int(float(match[1]) * 1024 ** _POWERS[match[2].upper()])
+    whole, fraction, unit = match.groups("")
+    digits = int(whole + fraction)
+    nbytes: int = digits * 1024 ** _POWERS[unit.upper()] // 10 ** len(fraction)
+    if nbytes > _MOST:
+        raise typer.BadParameter(f"{text!r} is too large; sizes end at {_MOST} bytes")
+    if digits and not nbytes:
+        raise typer.BadParameter(f"{text!r} is less than a byte; write 1 or more, or 0")
+    return nbytes
+
+
+def parse_memory(text: str) -> int:
+    """As :func:`parse_size`, for memory of this process."""
+    nbytes = parse_size(text)
+    if nbytes > _ADDRESSABLE:
+        raise typer.BadParameter(f"{text!r} is more memory than a process can have; write 64T at most")
+    return nbytes
 
 
 def parse_lanes(text: str) -> str:

@@ -1,5 +1,6 @@
 """Progress of a transfer on a terminal: a line for each large file under way, one for all together."""
 
+import contextlib
 from types import TracebackType
 from typing import Final
 
@@ -58,13 +59,15 @@ class ProgressBars(Progress):
         self._files = self._done = self._total = 0
 
     def __enter__(self) -> "ProgressBars":
-        self._bars.start()
+        with contextlib.suppress(OSError):
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        with contextlib.suppress(OSError):  # a terminal that has gone is no failure of the transfer
+            self._bars.stop()
 
     def expect(self, files: int, nbytes: int) -> None:
         self._files += files

@@ -10,7 +10,15 @@ from zcserver.client import Address, Client, Progress, is_url, parse_url
 from zcserver.file_protocol import escape
 
 from .exits import CommandError, ExitCode, printable
-from .session import WOULD_BE, Outcome, TransferSettings, all_different, check_patterns, transferring
+from .session import (
+    WOULD_BE,
+    Outcome,
+    TransferSettings,
+    all_different,
+    appearing,
+    check_patterns,
+    transferring,
+)
 from .standard import standard_input
 
 _STDIN: Final = "-"
@@ -42,7 +50,7 @@ async def _put_standard_input(address: Address, outcome: Outcome, settings: Tran
     fd = standard_input()
 
     async def send() -> None:
-        async with transferring(address, settings) as (client, progress):
+        async with transferring(address, settings) as (client, progress), appearing(client, path):
             outcome.add(await client.put(fd, path, progress=progress))
 
     with outcome.told(settings):
@@ -78,7 +86,7 @@ async def _put_all(
             await client.put_tree(source, path, report=report, **settings.of_trees(progress))
 
     async def send(client: Client, progress: Progress, source: Path, path: str) -> None:
-        async with limiter:
+        async with limiter, appearing(client, path):
             outcome.add(await client.put(source, path, verify=settings.verify, progress=progress))
 
     trees = [(source, path) for source, path in targets if recursive and source.is_dir()]

@@ -17,7 +17,7 @@ from zcserver.errors import MisuseError, StreamResetError, TransferError
 from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, escape_undecodable, unescape
 
 from .exits import CommandError, ExitCode, explain
-from .session import by_server, talking
+from .session import appearing, by_server, talking
 from .standard import printing
 
 _LETTER: Final = {"file": "-", "directory": "d", "link": "l", "other": "?"}
@@ -109,7 +109,12 @@ async def make_directories(urls: list[str], parents: bool) -> ExitCode:
     """Make directories. One that exists is an error, unless ``parents``."""
 
     async def work(client: Client, address: Address) -> None:
-        if not await client.mkdir(address.path, parents=parents) and not parents:
+        if parents:
+            await client.mkdir(address.path, parents=True)
+            return
+        async with appearing(client, address.path):
+            made = await client.mkdir(address.path)
+        if not made:
             raise CommandError(f"{address.path} exists already (-p accepts that)", ExitCode.EXISTS)
 
     return await _for_each(urls, work)
@@ -133,7 +138,8 @@ async def move(url: str, to: str, replace: bool) -> ExitCode:
         raise MisuseError(f"{address.path} cannot be moved into itself, to {target}: name another place")
 
     async def work(client: Client) -> None:
-        await client.rename(address.path, target, replace=replace)
+        async with appearing(client, target):
+            await client.rename(address.path, target, replace=replace)
 
     await talking(address, work)
     return ExitCode.OK

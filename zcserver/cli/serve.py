@@ -67,7 +67,13 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
 def _access_log(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> OnRequest:
     if not settings.access_log:
         return lambda request: None
-    log = AccessLog(settings.access_log, settings.log_format)
+    try:
+        log = AccessLog(settings.access_log, settings.log_format)
+    except OSError as error:
+        line = (
+            f"cannot write to {settings.access_log}: {error.strerror} (name another file with --access-log)"
+        )
+        raise CommandError(printable(line), explain(error)[1]) from error
     stack.callback(log.close)
     return log.add
 

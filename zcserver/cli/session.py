@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zcserver.client import Address, Client, Progress, Transferred, TreeReport, client_context, parse_url
-from zcserver.errors import MisuseError, TransferError
+from zcserver.errors import MisuseError, StreamResetError, TransferError
 from zcserver.file_protocol import unescape
+from zcserver_protocol.errors import ErrorCode
 
 from .exits import CommandError, ExitCode, explain, printable
 from .loop import Interruption
@@ -190,9 +191,11 @@ async def transferring(
     address: Address, settings: TransferSettings
 ) -> AsyncIterator[tuple[Client, Progress]]:
     """A connected client, and bars if there is a terminal to show them on. Ctrl-C ends the body."""
-    with Interruption() as interruption, client_context(lanes=lanes_of(settings.lanes)) as context:
+    rate = settings.limit_rate
+    context = client_context(lanes=lanes_of(settings.lanes), limit_rate=rate)
+    with Interruption() as interruption, context:
         with _progress(settings) as progress, interruption.cancels():
-            async with Client(address, context=context, limit_rate=settings.limit_rate) as client:
+            async with Client(address, context=context, limit_rate=rate) as client:
                 yield client, progress
         interruption.raise_if_caught()
 
@@ -212,6 +215,27 @@ async def talking(address: Address, work: Callable[[Client], Awaitable[None]]) -
             async with Client(address) as client:
                 await work(client)
         interruption.raise_if_caught()
+
+
+@contextlib.asynccontextmanager
+async def appearing(client: Client, path: str) -> AsyncIterator[None]:
+    """Around what gives something the name ``path``: is its directory missing, that is what is said."""
+    try:
+        yield
+    except StreamResetError as error:
+        directory = path.rstrip("/").rpartition("/")[0] or "/"
+        if error.code == ErrorCode.NOT_FOUND and await _is_missing(client, directory):
+            words = f"no such directory: {directory}: make it with `zcserver mkdir -p`"
+            raise StreamResetError(error.code, f"{words} (zcserver ls shows what there is)") from error
+        raise
+
+
+async def _is_missing(client: Client, path: str) -> bool:
+    try:
+        await client.stat(path)
+    except StreamResetError as error:
+        return error.code == ErrorCode.NOT_FOUND
+    return False
 
 
 def own_name(path: str) -> str:

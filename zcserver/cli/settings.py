@@ -24,7 +24,7 @@ from zcserver.topic_protocol import MAX_NAME
 from zcserver.topics.topic import is_topic
 
 from .exits import CommandError, ExitCode, printable
-from .options import lanes_of, parse_lanes, parse_size
+from .options import lanes_of, parse_lanes, parse_memory, parse_size
 from .pieces import AS_IT_COMES, parse_form
 
 CONFIG: Final = "ZCSERVER_CONFIG"
@@ -77,12 +77,14 @@ def _flag(value: Any) -> bool:
     raise ValueError(f"{value!r} is neither true nor false")
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str):
-        return parse_size(value)
-    raise ValueError(f"{value!r} is no size; write 4096, 64M or 1.5G")
+def _size(value: Any, parse: Callable[[str], int] = parse_size) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is no size; write 4096, 64M or 1.5G")
+    return parse(str(value))
+
+
+def _memory(value: Any) -> int:
+    return _size(value, parse_memory)
 
 
 def _port(value: Any) -> int:
@@ -96,7 +98,7 @@ def _port(value: Any) -> int:
 def _seconds(value: Any) -> float:
     try:
         seconds = float(value) if not isinstance(value, bool) else -1.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"{value!r} is no number of seconds")
@@ -106,6 +108,8 @@ def _seconds(value: Any) -> float:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no text")
+    if "\0" in value:
+        raise ValueError(f"{value!r} has a null byte, which no name can have")
     return value
 
 
@@ -115,7 +119,7 @@ def _texts(value: Any) -> list[str]:
         value = [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) and one for one in value):
         raise ValueError(f"{value!r} is no list of texts")
-    return list(value)
+    return [_text(one) for one in value]
 
 
 def _count(value: Any) -> int:
@@ -155,7 +159,7 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
 def _roots(value: Any) -> list[tuple[str, str]]:
     """``DIR`` or ``NAME=DIR``; in TOML also a table of names and directories."""
     if isinstance(value, dict):
-        return [(name, _text(directory)) for name, directory in value.items()]
+        return [(_text(name), _text(directory)) for name, directory in value.items()]
     pairs = []
     for one in _texts(value):
         name, equals, directory = one.partition("=")
@@ -166,7 +170,10 @@ def _roots(value: Any) -> list[tuple[str, str]]:
 
 def _binds(value: Any) -> list[tuple[str, int | None]]:
     """(host, port or None) pairs; a Unix socket has its path for a host, with the ``unix:`` before it."""
-    return [parse_bind(one) for one in _texts(value)]
+    binds = [parse_bind(one) for one in _texts(value)]
+    if not binds:
+        raise ValueError(f"{value!r} names no address; write 127.0.0.1, or leave it out")
+    return binds
 
 
 def parse_bind(text: str) -> tuple[str, int | None]:
@@ -215,7 +222,7 @@ SETTINGS: Final = (
     Setting("topics", _flag, "false", "let clients publish to topics, and subscribe"),
     Setting("stdin", _topic, "", "the topic that standard input is published to"),
     Setting("stdin_as", _form, "", "how it is cut: 'lines', 'frame', a size; default: as it comes"),
-    Setting("retain", _size, "16M", "how much of each topic is kept for those who come later"),
+    Setting("retain", _memory, "16M", "how much of each topic is kept for those who come later"),
     Setting("retain_count", _count, "1024", "how many messages of each topic are kept at most"),
     Setting("retain_seconds", _seconds, "0", "for how long they are kept at most; 0: no limit"),
     Setting("allow_block", _flag, "false", "let subscribers have publishers wait for them"),
@@ -224,7 +231,7 @@ SETTINGS: Final = (
     Setting("links", _one_of("follow", "refuse"), "follow", "symbolic links that stay below DIR"),
     Setting(
         "pool_size",
-        _size,
+        _memory,
         "",
         "memory for sending; default 64M (2 x retain), or a quarter of the cgroup's limit",
     ),
@@ -266,7 +273,7 @@ def _from_file(path: str) -> Iterator[tuple[Setting, Any, str]]:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise _wrong(f"cannot read the settings in {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # (a number of too many digits is none of TOML's own errors)
         raise _wrong(f"{path} is no TOML: {error}") from None
     for key, value in values.items():
         setting = _BY_KEY.get(key)
@@ -304,7 +311,7 @@ def _settings(merged: dict[str, Any]) -> ServeSettings:
     with_topics = bool(merged["topics"] or merged.get("stdin"))
     pool_size, retain = merged.get("pool_size", 0), merged["retain"]
     if with_topics:
-        pool_size, retain = _memory(pool_size, retain)
+        pool_size, retain = _shares(pool_size, retain)
     return ServeSettings(
         roots=_named(merged.get("roots", []), optional=with_topics),
         topics=merged["topics"],
@@ -329,7 +336,7 @@ def _settings(merged: dict[str, Any]) -> ServeSettings:
     )
 
 
-def _memory(pool_size: int, retain: int) -> tuple[int, int]:
+def _shares(pool_size: int, retain: int) -> tuple[int, int]:
     """The pool's size, and what each topic retains of it: half of it at most, the rest is under way."""
     if not retain:
         raise _wrong("--retain: a topic has to retain at least one byte")

@@ -44,16 +44,18 @@ def standard_output() -> int:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print to standard error. That nobody reads it changes nothing about what was done."""
-    try:
+    """Print to standard error. That it cannot be written changes nothing about what is done."""
+    with contextlib.suppress(OSError, ValueError):  # (ValueError: it was closed)
         print(text, end=end, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        unread(sys.stderr.fileno())
 
 
-def unread(fd: int) -> None:
-    """The reader has gone: what is left must not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+def part() -> None:
+    """Call it last of all: what a stream could not take is tried again at exit, which would end with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .loop import run
+from .loop import run_ready
 from .options import (
     ExcludeOption,
     IncludeOption,
@@ -76,7 +76,7 @@ def _get(
     settings = TransferSettings(
         jobs, include, exclude, verify, restart, stable, limit_rate, quiet, as_json, lanes
     )
-    raise typer.Exit(run(get, urls, output, recursive, (offset, length), settings))
+    raise typer.Exit(run_ready(get, urls, output, recursive, (offset, length), settings))
 
 
 def _put(
@@ -113,7 +113,7 @@ def _put(
     settings = TransferSettings(
         jobs, include, exclude, verify, limit_rate=limit_rate, quiet=quiet, as_json=as_json, lanes=lanes
     )
-    raise typer.Exit(run(put, sources, url, recursive, settings))
+    raise typer.Exit(run_ready(put, sources, url, recursive, settings))
 
 
 def _sync(
@@ -146,4 +146,4 @@ def _sync(
     settings = TransferSettings(
         jobs, include, exclude, verify, limit_rate=limit_rate, quiet=quiet, as_json=as_json, lanes=lanes
     )
-    raise typer.Exit(run(sync, source, target, delete, dry_run, settings))
+    raise typer.Exit(run_ready(sync, source, target, delete, dry_run, settings))

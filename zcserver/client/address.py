@@ -43,11 +43,14 @@ def is_url(text: str) -> bool:
 
 def parse_url(url: str) -> Address:
     """Read a URL. Only ``%`` is special in the path: write ``%25`` for it. UrlError if it is none."""
-    over_unix = _UNIX.fullmatch(url)
-    if over_unix is not None:
-        socket = unquote_to_bytes(escape_undecodable(over_unix[1]))
-        if b"\0" in socket or not socket:
-            raise UrlError(f"{url!r} names no socket: write its path with %2F for each slash")
+    if url.startswith("zc+unix:"):
+        over_unix = _UNIX.fullmatch(url)
+        socket = unquote_to_bytes(escape_undecodable(over_unix[1])) if over_unix is not None else b""
+        if over_unix is None or b"\0" in socket:
+            raise UrlError(
+                f"{url!r} is not of the form zc+unix://%2Frun%2Fzc.sock/path: "
+                "write the socket's own path with %2F for each slash"
+            )
         return Address("", 0, escape_undecodable(over_unix[2] or "/"), os.fsdecode(socket))
     match = _TCP.fullmatch(url)
     if match is None or not 0 < int(match[2] or DEFAULT_PORT) < 65536:

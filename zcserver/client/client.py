@@ -48,9 +48,14 @@ class Status(msgspec.Struct, frozen=True):
     validator: str = ""
 
 
-def client_context(**settings: Any) -> Context:
-    """A context for file transfers: files go from the page cache; four batches may wait to be written."""
-    return Context(**{"pool_size": 16 * MIB, "stream_window": 4 * BATCH, **settings})
+def client_context(*, limit_rate: float = 0.0, **settings: Any) -> Context:
+    """A context for file transfers: files go from the page cache; four batches may wait to be written.
+
+    With a ``limit_rate`` (bytes per second) 0.2 seconds' worth may, or 32 KiB: of each file that is under
+    way, the server sends so much at once.
+    """
+    window = min(4 * BATCH, 2 * Pace(limit_rate).piece)
+    return Context(**{"pool_size": 16 * MIB, "stream_window": window, **settings})
 
 
 class Client:
@@ -61,6 +66,7 @@ class Client:
 
     ``where``: a URL, an :class:`Address`, or a :class:`Connection` that is open already (usable at once, and
     left open). ``timeout`` (seconds) covers connecting; ``limit_rate`` is in bytes per second, 0 for none.
+    With a ``context`` of your own, give it to :func:`client_context`, too: servers send windows ahead of it.
     Paths on the server are text that begins with ``/`` and in which ``%XX`` stands for a byte
     (:func:`zcserver.file_protocol.escape` makes one of any name).
 
@@ -79,6 +85,7 @@ class Client:
         self._where = parse_url(where) if isinstance(where, str) else where
         self._context = context
         self._timeout = timeout
+        self._limit_rate = limit_rate
         self._pace = Pace(limit_rate)
         self._connection = where if isinstance(where, Connection) else None
         self._connecting: connect | None = None
@@ -92,7 +99,7 @@ class Client:
         if isinstance(where, Connection):
             return self
         async with contextlib.AsyncExitStack() as stack:
-            context = self._context or stack.enter_context(client_context())
+            context = self._context or stack.enter_context(client_context(limit_rate=self._limit_rate))
             if where.socket:
                 connecting = connect(path=where.socket, context=context, timeout=self._timeout)
             else:
@@ -239,7 +246,7 @@ class Client:
             due = number(await reply_of(stream), "length")
             if due > length:
                 raise TransferError(f"the server sends {due} bytes of {path} where {length} were asked for")
-            filled = await fill(stream, sink[:due])
+            filled = await fill(stream, sink[:due], self._pace)
             await expect_end(stream)
         if filled != due:
             raise TransferError(f"{path}: {filled} bytes came, {due} were announced: fetch it again")
@@ -247,13 +254,15 @@ class Client:
 
     async def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes of a (small) file from ``offset`` on, at most ``length``."""
+        if length is not None and length < 0:
+            raise MisuseError(f"length={length}: give a number of bytes, or None for all the rest")
         async with self.open(path) as file:
             await file.seek(offset)
             return await file.read(-1 if length is None else length)
 
     def open(self, path: str) -> RemoteFile:
         """``async with client.open(path) as file``: reading in pieces. See :class:`RemoteFile`."""
-        return RemoteFile(self.connection, path)
+        return RemoteFile(self.connection, self._pace, path)
 
     async def stat(self, path: str) -> Status:
         """What is at ``path``."""

@@ -27,6 +27,7 @@ from .storing import Storing
 BATCH: Final = 2 * MIB  # written per thread hop, which costs 0.1 ms; more would leave the processor's cache
 _BATCH_PIECES: Final = 512  # of one pwritev, which takes at most 1024
 _TRAILER_MOST: Final = 4096
+_UNLIMITED: Final = Pace(0)
 _in_thread = anyio.to_thread.run_sync
 
 
@@ -107,7 +108,9 @@ class Download:
             if self._beginning is None or error.code != ErrorCode.CHANGED:
                 raise
             origin = self._beginning.origin
-            what = "it has changed there" if origin.path == self._path else f"they are of {origin.path}"
+            what = "it has changed there"
+            if origin.path != self._path:
+                what = f"they are of {origin.path}, or that has changed there"
             raise ChangedError(
                 f"the first {self._beginning.nbytes} bytes of {self._path} were fetched earlier, but {what}: "
                 f"begin anew with --restart (restart=True)"
@@ -194,11 +197,22 @@ async def pour(
     """Hand on what arrives, a batch at a time; the connection goes on receiving meanwhile.
 
     Returns after the stream's end, which vouches for the bytes. VerificationError unless there were
-    exactly ``size``; what comes behind them goes to the ``trailer`` if there is one.
+    exactly ``size``; what comes behind them goes to the ``trailer`` if there is one. The ``pace`` is asked
+    before bytes are taken, since the peer may send as many more then.
     """
     batch: list[memoryview] = []
-    batched = arrived = 0
+    batched = arrived = paid = 0
     enough = min(BATCH, pace.piece)
+
+    async def pay() -> None:
+        """For what has come, and what is to come next."""
+        nonlocal paid
+        due = min(size, arrived + enough) - paid
+        if due:  # (nothing would wait for what others owe)
+            paid += due
+            await pace.spend(due)
+
+    await pay()
     chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
     async with contextlib.aclosing(chunks):
         async for piece in chunks:
@@ -216,13 +230,13 @@ async def pour(
             if batched >= enough or len(batch) >= _BATCH_PIECES:
                 await write(batch)
                 batch = []
-                await pace.spend(batched)
                 batched = 0
+                await pay()
     if arrived != size:
         raise VerificationError(f"{stream.path}: {arrived} bytes came, {size} were announced: fetch it again")
     if batch:
         await write(batch)
-        await pace.spend(batched)
+        await pay()
 
 
 def bytes_of(memory: Any) -> memoryview:
@@ -236,12 +250,15 @@ def bytes_of(memory: Any) -> memoryview:
         raise MisuseError(f"cannot read into {type(memory).__name__}: {error}") from None
 
 
-async def fill(stream: Stream, sink: memoryview) -> int:
+async def fill(stream: Stream, sink: memoryview, pace: Pace) -> int:
     """Land the stream's next bytes in ``sink``, whatever the messages; fewer only when the stream ends."""
-    filled = 0
+    filled = paid = 0
     while filled < len(sink):
+        if filled == paid:
+            paid = min(len(sink), filled + pace.piece)
+            await pace.spend(paid - filled)
         try:
-            filled += await stream.receive_into(sink[filled:])
+            filled += await stream.receive_into(sink[filled:paid])
         except anyio.EndOfStream:
             break
     return filled
@@ -249,7 +266,7 @@ async def fill(stream: Stream, sink: memoryview) -> int:
 
 async def expect_end(stream: Stream) -> None:
     """All bytes have come; the stream's end vouches for them. VerificationError if there are more."""
-    if await fill(stream, memoryview(bytearray(1))):
+    if await fill(stream, memoryview(bytearray(1)), _UNLIMITED):
         raise VerificationError(f"{stream.path}: more bytes came than were announced: fetch it again")
 
 

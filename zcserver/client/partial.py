@@ -21,11 +21,12 @@ import msgspec
 
 from zcserver.file_protocol import ALGORITHM
 
+from .hashing import hash_file
+
 _OPEN: Final = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _RECORD_MOST: Final = 64 << 10  # bytes
 _NAME_BYTES: Final = 200  # of the target's name in the temporary ones; 255 is the limit for the whole
-_HASHED_PIECE: Final = 1 << 20
 _IOVECS_AT_MOST: Final = 1024
 _NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 DATA: Final = ".zcpart"
@@ -33,7 +34,10 @@ RECORD: Final = ".zcfrom"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Which state of which file on the server the bytes of a partial download come from."""
+    """Which state of which file on the server the bytes of a partial download come from.
+
+    ``path`` is the one by which it was begun: they may be gone on with by another one of the same file.
+    """
 
     path: str
     validator: str
@@ -109,9 +113,13 @@ class PartialFile:
         with self._naming_target():
             self._fd, size = self._opened()
             if offset:
-                if self._read_record() != origin or size < offset:
+                if not _same_state(self._read_record(), origin) or size < offset:
+                    self._close()  # what is there now is not ours to remove
                     raise OSError(errno.ESTALE, "another download has touched it: fetch it again")
+                self._recorded, self.written = True, offset
                 os.ftruncate(self._fd, offset)
+                if self._hasher is not None:
+                    hash_file(self._hasher, self._fd, offset)
             else:
                 # In this order: bytes of one file must never stand beside the record of another.
                 if size:
@@ -120,10 +128,7 @@ class PartialFile:
                 if origin is not None:
                     with open(self._record, "xb") as file:
                         file.write(msgspec.json.encode(origin))
-            self._recorded = origin is not None
-            if self._hasher is not None:
-                self._hash_beginning(offset)
-            self.written = offset
+                self._recorded, self.written = origin is not None, 0
 
     def _opened(self) -> tuple[int, int]:
         """The data file and its size, held exclusively: two downloads to one target must not mix."""
@@ -163,13 +168,6 @@ class PartialFile:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-
-    def _hash_beginning(self, nbytes: int) -> None:
-        piece = memoryview(bytearray(_HASHED_PIECE))
-        position = 0
-        while position < nbytes and (count := os.preadv(self._fd, [piece[: nbytes - position]], position)):
-            self._hasher.update(piece[:count])
-            position += count
 
     def write(self, pieces: list[memoryview]) -> None:
         """Append the pieces and empty the list, so that their memory can go back."""
@@ -229,6 +227,13 @@ class PartialFile:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.target)) from None
+
+
+def _same_state(one: Origin | None, other: Origin | None) -> bool:
+    """Whether both are of one state of one file, which may have several paths (links, ``%XX``, a rename)."""
+    if one is None or other is None:
+        return False
+    return (one.validator, one.size) == (other.validator, other.size)
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -10,7 +10,8 @@ import anyio
 
 from zcserver.connection import Connection
 from zcserver.errors import MisuseError
-from zcserver.file_protocol import GET, STAT
+from zcserver.file_protocol import GET
+from zcserver.pace import Pace
 from zcserver.stream import Stream
 
 from .download import bytes_of, expect_end, fill
@@ -28,8 +29,9 @@ class RemoteFile:
     One task reads at a time. ``size`` (bytes), ``mtime_ns`` and ``validator`` are known from the start.
     """
 
-    def __init__(self, connection: Connection, path: str) -> None:
+    def __init__(self, connection: Connection, pace: Pace, path: str) -> None:
         self._connection = connection
+        self._pace = pace
         self._path = path
         self._position = 0
         self._until = 0  # where the running stream ends
@@ -41,7 +43,8 @@ class RemoteFile:
         self.validator = ""
 
     async def __aenter__(self) -> Self:
-        reply = await ask(self._connection, STAT, self._path)
+        # Not STAT, which tells of directories and of what may not be read, too.
+        reply = await ask(self._connection, GET, self._path, length=0)
         self.size = number(reply, "size")
         self.mtime_ns = modified(reply)
         self.validator = text(reply, "validator")
@@ -79,7 +82,7 @@ class RemoteFile:
             return 0
         try:
             stream = await self._stream_for(wanted)
-            count = await fill(stream, sink[:wanted])
+            count = await fill(stream, sink[:wanted], self._pace)
             if count != wanted:
                 raise VerificationError(
                     f"{self._path}: {count} bytes came, {wanted} were due: fetch it again"

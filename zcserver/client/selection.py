@@ -19,6 +19,9 @@ class Selection:
     def __init__(self, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:
         if isinstance(include, (str, bytes)) or isinstance(exclude, (str, bytes)):
             raise MisuseError("include and exclude are lists of patterns: ['*.log'], not '*.log'")
+        for pattern in (*include, *exclude):
+            if not isinstance(pattern, str):
+                raise MisuseError(f"{pattern!r} is no pattern: include and exclude are lists of str")
         self.all_included = not include
         self._include = [_compiled(pattern) for pattern in include]
         self._exclude = [_compiled(pattern) for pattern in exclude]

@@ -79,7 +79,7 @@ async def workers(
 ) -> AsyncIterator[tuple[MemoryObjectSendStream[Job], anyio.CancelScope]]:
     """``count`` tasks that work off what is sent; leaving the block waits until all of it is done.
 
-    A MisuseError comes out as such, and not in a group.
+    What goes wrong comes out as such, and not in a group: a MisuseError before anything else.
     """
 
     async def work_off(jobs: MemoryObjectReceiveStream[Job]) -> None:
@@ -96,10 +96,11 @@ async def workers(
             async with sender:
                 yield sender, tasks.cancel_scope
     except BaseExceptionGroup as group:
-        misuse = group.subgroup(MisuseError)
-        if misuse is None:
+        errors = group.subgroup(MisuseError) or group
+        if not isinstance(errors, ExceptionGroup):
             raise
-        raise first_of(misuse) from None
+        error = first_of(errors)
+        raise error from error.__cause__
 
 
 def in_the_way(kind: str) -> str:

@@ -256,3 +256,5 @@ class TreeDownload:
                     except OverflowError:
                         words = f"cannot have the server's time, {mtime_ns} ns"
                         raise OSError(errno.EOVERFLOW, words, str(path)) from None
+                    except OSError as error:  # which does not name the file
+                        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -23,6 +23,7 @@ from zcserver.stream import Stream
 from zcserver_protocol.errors import ErrorCode
 
 from .descriptors import read_some
+from .hashing import hash_file, hash_memory
 from .progress import ChangedError, Progress, Transferred
 from .request import finished, number, opened, reply_of
 
@@ -61,21 +62,16 @@ class _Source:
         if stat.S_ISDIR(status.st_mode):
             raise OSError(errno.EISDIR, "is a directory")
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file")
+            raise OSError(errno.EINVAL, "is no regular file: send it as standard input")
         if not status.st_size and hides_its_size(self._fd):  # (``check`` finds one that has grown)
-            raise OSError(
-                errno.EINVAL, "does not tell its size: send it as standard input (put - URL < FILE)"
-            )
+            raise OSError(errno.EINVAL, "does not tell its size: send it as standard input")
 
     def digest(self) -> str:
-        if self._fd < 0:
-            return hashlib.new(ALGORITHM, self._memory).hexdigest()
         hasher = hashlib.new(ALGORITHM)
-        piece = memoryview(bytearray(MIB))
-        position = 0
-        while count := os.preadv(self._fd, [piece], position):
-            hasher.update(piece[:count])
-            position += count
+        if self._fd < 0:
+            hash_memory(hasher, self._memory)
+        else:
+            hash_file(hasher, self._fd, self.size)
         return hasher.hexdigest()
 
     async def send(self, stream: Stream, position: int, nbytes: int) -> Completion:
@@ -148,6 +144,7 @@ async def _send(
     began = anyio.current_time()
     while under_way is None or left:  # at least one message: there must be one to commit
         nbytes = min(piece, pace.piece, left)
+        await pace.spend(nbytes)
         completion = await file.send(stream, position, nbytes)
         if under_way is not None:  # the next piece is queued: the socket need not wait for us
             await _gone(under_way, path, progress)
@@ -157,7 +154,6 @@ async def _send(
         under_way = completion, nbytes
         position += nbytes
         left -= nbytes
-        await pace.spend(nbytes)  # for the last piece, too: many small files have no other
     await _gone(under_way, path, progress)
     try:
         file.check()
@@ -187,24 +183,50 @@ async def upload_from(
         await reply_of(stream)
         progress.started(path, 0, 0)
         nbytes = 0
+        most = min(MIB, pace.piece)
         with _telling_failure(progress, path):
-            while (data := await read_some(fd, MIB)) or not nbytes:  # nothing at all is an empty message
-                await stream.send(data)
-                if not data:
-                    break
-                nbytes += len(data)
-                progress.moved(path, len(data))
-                await pace.spend(len(data))
+            with _while_open(stream, path):
+                while (data := await read_some(fd, most)) or not nbytes:  # nothing at all is an empty message
+                    await pace.spend(len(data))
+                    await stream.send(data)
+                    if not data:
+                        break
+                    nbytes += len(data)
+                    progress.moved(path, len(data))
             await _commit(stream, path)
     progress.finished(path)
     return Transferred(path, None, nbytes, 0, time.monotonic() - begin, "")
+
+
+@contextlib.contextmanager
+def _while_open(stream: Stream, path: str) -> Iterator[None]:
+    """Give up what is waited for inside, and raise what ended the stream, when that is over before."""
+    with anyio.CancelScope() as scope:
+
+        def look() -> None:
+            if stream.is_over:
+                scope.cancel()
+
+        stream.on_change = look
+        look()  # it may be over already
+        try:
+            yield
+        finally:
+            stream.on_change = lambda: None
+    if scope.cancelled_caught:
+        stream.check_open()
+        raise _uncommitted(path)
 
 
 async def _commit(stream: Stream, path: str) -> None:
     await stream.end()
     await finished(stream)
     if stream.committed < 1:
-        raise TransferError(f"the server ended the upload of {path} without committing it: send it again")
+        raise _uncommitted(path)
+
+
+def _uncommitted(path: str) -> TransferError:
+    return TransferError(f"the server ended the upload of {path} without committing it: send it again")
 
 
 async def _gone(piece: tuple[Completion, int], path: str, progress: Progress) -> None:

@@ -23,6 +23,9 @@ CHUNKS: Final = 2
 FIRST_WINDOW: Final = 256 * 1024
 
 _NOWHERE: Final = memoryview(bytearray(0))
+# What a short piece costs besides its bytes: the object and its place in the queue.
+_BESIDES: Final = 96
+_EMPTY: Final = (b"", True, HEADER_SIZE)  # an empty message
 
 
 class Inbox:
@@ -35,10 +38,12 @@ class Inbox:
     __slots__ = (
         "_assembly",
         "_assembly_total",
+        "_assembly_wire",
         "_grown_at",
         "_landed",
         "_memory",
         "_open_bytes",
+        "_open_length",
         "_sink",
         "_sink_ends",
         "_sink_filled",
@@ -65,7 +70,8 @@ class Inbox:
         self.max_message = max_message
         self.mode = UNDECIDED
         self.place: Callable[[int], memoryview | None] | None = None  # where large messages are to land
-        self.pieces: deque[tuple[memoryview, bool, int]] = deque()  # (bytes, ends a message, charge)
+        # (content, ends a message, wire bytes). What is ``bytes`` is short, and held outside the pool.
+        self.pieces: deque[tuple[bytes | memoryview, bool, int]] = deque()
         self.messages = 0  # complete messages among the pieces
         self.held = 0  # wire bytes of the pieces
         self.ended = False
@@ -74,11 +80,13 @@ class Inbox:
         self._grown_at = 0  # how many wire bytes had come when the window last grew
         self._memory = memory
         self._open_bytes = 0  # wire bytes of the pieces that belong to the unfinished message
+        self._open_length = 0  # and their payload
         self._unit = 0  # wire bytes of the last message in one frame; 0 if its length was not known
         self._target: Any = _NOWHERE
         self._landed = 0
         self._assembly: memoryview | None = None
         self._assembly_total = 0
+        self._assembly_wire = 0
         self._sink: memoryview | None = None
         self._sink_filled = 0
         self._sink_ends = False  # the message ended in it
@@ -111,19 +119,32 @@ class Inbox:
             if total > self.max_message:
                 raise self._too_large(total)
             if remaining != UNKNOWN:
-                self._assembly = self._take(total)
-                self._target = self._assembly
-                return
-        if self.mode == MESSAGES and self._open_bytes + length > self.max_message:
+                self._assembly = self._claim(total)
+                if self._assembly is not None:
+                    self._target = self._assembly
+                    return
+        if self.mode == MESSAGES and self._open_length + length > self.max_message:
             raise MessageTooLargeError(
-                f"a message of more than {self._open_bytes} bytes exceeds max_message "
+                f"a message of more than {self._open_length} bytes exceeds max_message "
                 f"({self.max_message} bytes): read it with receive_into() or chunks()"
             )
         self._target = self._memory.take(length) if length > SMALL and not self._sink_open() else None
 
     def _take(self, nbytes: int) -> memoryview:
-        view = self.place(nbytes) if self.place is not None and nbytes > SMALL else None
+        view = self._placed(nbytes)
         return self._memory.take(nbytes) if view is None else view
+
+    def _claim(self, total: int) -> memoryview | None:
+        """Memory for all of a message of which only the first frame has come.
+
+        None when it would be of the second half of the account: the length is only what the peer claims,
+        and others must not starve for it. The message is joined at its end then.
+        """
+        view = self._placed(total)
+        return self._memory.take(total) if view is None and self._memory.roomy(total) else view
+
+    def _placed(self, nbytes: int) -> memoryview | None:
+        return self.place(nbytes) if self.place is not None and nbytes > SMALL else None
 
     def _too_large(self, total: int) -> MessageTooLargeError:
         return MessageTooLargeError(
@@ -163,13 +184,15 @@ class Inbox:
             self.ended = True
         target = self._target
         self._target = _NOWHERE  # or an idle stream would keep its last message's memory
+        wire = HEADER_SIZE + length
         if self._assembly is not None:
             self._assembly_total += length
+            self._assembly_wire += wire
             if not ends:
                 return self.ended
             target, self._assembly = self._assembly, None
-            self._landed = self._assembly_total
-            self._assembly_total = 0
+            self._landed, wire = self._assembly_total, self._assembly_wire
+            self._assembly_total = self._assembly_wire = 0
         elif target is None and length:  # all of it went to the sink
             self.sink_done = self.sink_done or ends
             self._sink_ends = ends
@@ -178,48 +201,53 @@ class Inbox:
             landed = self._landed
             if target is None:
                 target = _NOWHERE
-            self._push(target if landed == len(target) else target[:landed], ends, HEADER_SIZE + length)
+            self._push(target if landed == len(target) else target[:landed], ends, wire)
             if self._sink_open():  # it was attached while this frame landed elsewhere
                 self._pour()
         return self.messages > 0 or self.ended or self.mode != MESSAGES
 
-    def whole(self, view: memoryview, flags: int) -> None:
-        """A whole frame, already in memory where it may stay."""
-        wire = HEADER_SIZE + len(view)
-        self._memory.unreserve(wire)
-        if flags == END_MESSAGE:  # most often
+    def whole(self, content: bytes | memoryview, flags: int) -> None:
+        """A whole frame, already in memory where it may stay: ``bytes`` if it is short."""
+        wire = HEADER_SIZE + len(content)
+        if flags == END_MESSAGE:
             self._unit = wire
-            self.pieces.append((view, True, wire))
-            self.held += wire
-            self.messages += 1
-            self._open_bytes = 0
-            return
         if flags & END_STREAM:
             self.ended = True
         if wire > HEADER_SIZE or flags & END_MESSAGE:
-            self._push(view, bool(flags & END_MESSAGE), wire)
-
-    @property
-    def takes_small(self) -> bool:
-        """Whether the next frame, a small one, may be delivered by ``whole``: no other memory awaits it."""
-        return self._assembly is None and self._sink is None
+            self._push(content, bool(flags & END_MESSAGE), wire)
+        self._memory.unreserve(wire)
 
     def takes_whole(self, length: int, remaining: int) -> bool:
-        """Whether a frame of any size may be delivered by ``whole``: nothing is to be assembled for it."""
-        if self._assembly is not None or self._sink is not None or self.place is not None:
+        """Whether a frame may be delivered by ``whole``: nothing is to be assembled, or lands elsewhere."""
+        if self._assembly is not None or self._sink is not None:
+            return False
+        if self.place is not None and length > SMALL:
             return False
         if self.mode != MESSAGES:
             return True
         return not remaining and not self._open_bytes and length <= self.max_message
 
-    def _push(self, view: memoryview, ends: bool, wire: int) -> None:
-        self.pieces.append((view, ends, wire))
+    def _push(self, content: bytes | memoryview, ends: bool, wire: int) -> None:
+        length = len(content)
+        if length <= SMALL:
+            content = bytes(content)
+            self._memory.hold(wire + _BESIDES)
+        self.pieces.append((content, ends, wire) if length or not ends else _EMPTY)
         self.held += wire
         if ends:
             self.messages += 1
-            self._open_bytes = 0
+            self._open_bytes = self._open_length = 0
         else:
             self._open_bytes += wire
+            self._open_length += length
+
+    def _pop(self) -> tuple[bytes | memoryview, bool]:
+        """The first of the pieces, off the account if held there, and whether a message ends with it."""
+        content, ends, wire = self.pieces.popleft()
+        self.held -= wire
+        if content.__class__ is bytes:
+            self._memory.let_go(wire + _BESIDES)
+        return content, ends
 
     # -- the application's side ----------------------------------------------------------------------
 
@@ -228,15 +256,13 @@ class Inbox:
         if not self.messages:
             return None
         self.messages -= 1
-        view, ends, wire = self.pieces.popleft()
-        self.held -= wire
+        content, ends = self._pop()
         if ends:
-            return view
-        parts = [view]
+            return content if content.__class__ is memoryview else memoryview(content)
+        parts = [content]
         while not ends:
-            view, ends, wire = self.pieces.popleft()
-            self.held -= wire
-            parts.append(view)
+            content, ends = self._pop()
+            parts.append(content)
         total = sum(len(part) for part in parts)
         joined = self._memory.take(total) if total > SMALL else memoryview(bytearray(total))
         position = 0
@@ -249,13 +275,23 @@ class Inbox:
         """The next piece as it landed, or None."""
         if not self.pieces:
             return None
-        view, ends, wire = self.pieces.popleft()
-        self.held -= wire
+        content = self._take_part()[0]
+        return content if content.__class__ is memoryview else memoryview(content)
+
+    def _take_part(self) -> tuple[bytes | memoryview, bool]:
+        """As ``_pop``, where messages are not taken whole."""
+        content, ends = self._pop()
         if ends:
             self.messages -= 1
         else:
-            self._open_bytes = max(0, self._open_bytes - wire)
-        return view
+            self._open_bytes = max(0, self._open_bytes - HEADER_SIZE - len(content))
+            self._open_length = max(0, self._open_length - len(content))
+        return content, ends
+
+    def drop(self) -> None:
+        """Nobody takes what is queued."""
+        while self.pieces:
+            self._take_part()
 
     def attach(self, sink: memoryview) -> None:
         """Let the rest of the current message land in ``sink``, beginning with what is queued."""
@@ -270,21 +306,18 @@ class Inbox:
         sink = self._sink
         assert sink is not None
         while self.pieces and not self.sink_done:
-            view, ends, wire = self.pieces.popleft()
-            room = len(sink) - self._sink_filled
-            if len(view) > room:
-                sink[self._sink_filled :] = view[:room]
+            content, ends, wire = self.pieces[0]
+            filled = self._sink_filled
+            room = len(sink) - filled
+            if len(content) > room:
+                sink[filled:] = content[:room]
                 self._sink_filled += room
-                self.pieces.appendleft((view[room:], ends, wire))
+                self.pieces[0] = (content[room:], ends, wire)
                 self.sink_done = True
                 return
-            sink[self._sink_filled : self._sink_filled + len(view)] = view
-            self._sink_filled += len(view)
-            self.held -= wire
-            if ends:
-                self.messages -= 1
-            else:
-                self._open_bytes = max(0, self._open_bytes - wire)
+            self._take_part()
+            sink[filled : filled + len(content)] = content
+            self._sink_filled += len(content)
             self._sink_ends = ends
             self.sink_done = ends or self._sink_filled == len(sink)
 
@@ -304,6 +337,7 @@ class Inbox:
             self.messages += ends
             if not ends:
                 self._open_bytes += filled
+                self._open_length += filled
 
     # -- credit --------------------------------------------------------------------------------------
 
@@ -319,7 +353,8 @@ class Inbox:
 
         Returns -1 when more is due but the account is full. The window begins small and doubles with
         every window that has come, as long as half the account is free: promises cannot be taken back,
-        and idle streams must not hold what others need. What is assembled for a waiting application is not
+        and idle streams must not hold what others need; of the second half only a quarter of a window is
+        promised at once. What is assembled for a waiting application is not
         held against it, or a message larger than the window would wait for its own end.
         """
         held = self.held - self._open_bytes if self.mode == MESSAGES else self.held
@@ -331,7 +366,9 @@ class Inbox:
             self._grown_at = arrived
         room = window + (window >> 8) - held  # a little for headers: the window is to hold its payload
         want = room - outstanding
-        if self._unit and want >= window >> 2:
+        if not self._memory.roomy(want):
+            want = min(want, window >> 2)
+        elif self._unit and want >= window >> 2:
             want = self._whole_messages(want, room)
         if want < window >> 2:
             return 0
@@ -357,3 +394,8 @@ class Inbox:
         self.discarding = True
         self._assembly = None
         self._target = _NOWHERE
+
+    def __del__(self) -> None:
+        kept = [wire + _BESIDES for content, _, wire in self.pieces if content.__class__ is bytes]
+        if kept:
+            self._memory.dropped(sum(kept))

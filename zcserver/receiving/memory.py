@@ -30,16 +30,16 @@ class ReceiveMemory:
         self._starved: deque[Callable[[], object]] = deque()
         self._returns = 0  # times that memory came back through a destructor, in whatever thread
         self._returns_at_refusal = 0
-        self._overflow = 0  # bytes that found no place in the pool and were mapped on their own
-        self._overflow_freed: deque[int] = deque()
+        self._elsewhere = 0  # bytes that are here, but not in the pool
+        self._freed_elsewhere: deque[int] = deque()
         pool.on_return(self._returned)
 
     @property
     def used(self) -> int:
         """Bytes promised, queued or still referenced."""
-        while self._overflow_freed:
-            self._overflow -= self._overflow_freed.popleft()
-        return self.promised + self._pool.live + self._overflow
+        while self._freed_elsewhere:
+            self._elsewhere -= self._freed_elsewhere.popleft()
+        return self.promised + self._pool.live + self._elsewhere
 
     def reserve(self, nbytes: int) -> bool:
         """Promise ``nbytes`` of credit; False when the account is full: see ``when_free``."""
@@ -67,12 +67,22 @@ class ReceiveMemory:
             return view
         # Only fragmentation leads here: the account has already admitted these bytes.
         mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._overflow += nbytes
-        weakref.finalize(mapping, self._overflow_gone, nbytes).atexit = False
+        self._elsewhere += nbytes
+        weakref.finalize(mapping, self.dropped, nbytes).atexit = False
         return memoryview(mapping)
 
-    def _overflow_gone(self, nbytes: int) -> None:
-        self._overflow_freed.append(nbytes)
+    def hold(self, nbytes: int) -> None:
+        """``nbytes`` that came are kept outside the pool until ``let_go``, or ``dropped`` in a destructor."""
+        self._elsewhere += nbytes
+
+    def let_go(self, nbytes: int) -> None:
+        self._elsewhere -= nbytes
+        if self._starved:
+            self._wake()
+
+    def dropped(self, nbytes: int) -> None:
+        """As ``let_go``, wherever a destructor runs."""
+        self._freed_elsewhere.append(nbytes)
         self._returned()
 
     def _returned(self) -> None:

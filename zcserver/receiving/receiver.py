@@ -257,8 +257,8 @@ class Receiver:
             start = self._start
             whole = self._end - start >= length
             if length <= SMALL:
-                if whole and inbox.takes_small:
-                    copy = memoryview(bytes(self._staging[start : start + length]))
+                if whole and inbox.takes_whole(length, event.remaining):
+                    copy = bytes(self._staging[start : start + length])
                     self._statistics.received_copied_bytes += length
                     self._take_whole(inbox, event, copy)
                     return
@@ -289,7 +289,7 @@ class Receiver:
             start = 0
         return self._staging[start : start + length]
 
-    def _take_whole(self, inbox: Inbox, event: Data, payload: memoryview) -> None:
+    def _take_whole(self, inbox: Inbox, event: Data, payload: bytes | memoryview) -> None:
         """The whole payload is staged already, and ``payload`` is what the application gets."""
         length = event.length
         self._start += length

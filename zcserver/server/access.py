@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from typing import Final, Literal, TextIO
+from urllib.parse import quote
 
 import msgspec
 
@@ -18,6 +19,10 @@ LogFormat = Literal["text", "json"]
 OK: Final = "OK"
 _WAITING: Final = 10_000  # lines; more than a disk that stalls should cost in memory
 _encode: Final = msgspec.json.Encoder().encode
+
+
+def _percent(character: str) -> str:
+    return quote(character, safe="", errors="surrogatepass")
 
 
 @dataclass(slots=True)
@@ -57,7 +62,7 @@ class Request:
         whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.time))
         milliseconds = int(self.time % 1 * 1000)
         # Other characters could forge lines or colour a terminal; spaces would shift columns.
-        path = "".join(c if c.isprintable() and not c.isspace() else f"%{ord(c):02X}" for c in self.path)
+        path = "".join(c if c.isprintable() and not c.isspace() else _percent(c) for c in self.path)
         return (
             f"{whole}.{milliseconds:03}Z {self.peer} {self.method} {path} {self.status} {self.nbytes} "
             f"{self.seconds:.3f} {self.lane or '-'}"

@@ -4,6 +4,8 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 
+import anyio
+
 from zcserver.connection import Connection
 from zcserver.errors import StreamResetError
 from zcserver.file_protocol import (
@@ -88,7 +90,7 @@ class FileServer:
         begin = time.monotonic()
         failure: BaseException | None = None
         try:
-            await self._method(stream)(stream, request, self._pace(stream.connection))
+            await self._run(stream, request)
         except BaseException as error:
             failure = error
             raise
@@ -97,6 +99,20 @@ class FileServer:
             self.totals.add(stream.connection)
             request.end(failure, time.monotonic() - begin)
             self._on_request(request)
+
+    async def _run(self, stream: Stream, request: Request) -> None:
+        """The request's method, until the stream or its connection is gone: nobody waits for it then.
+
+        Otherwise requests that a peer has given up would wait, for their turn within the rate or for a
+        thread, without bound in number. What a thread has begun is finished all the same.
+        """
+        stream.check_open()
+        method, pace = self._method(stream), self._pace(stream.connection)
+        with anyio.CancelScope() as scope:
+            stream.on_change = lambda: None if stream.failed is None else scope.cancel()
+            await method(stream, request, pace)
+        if scope.cancelled_caught:
+            stream.check_open()
 
     def _method(self, stream: Stream) -> Method:
         method = self._methods.get(stream.method)

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from zcserver.errors import StreamResetError
 from zcserver.file_protocol import PAGE_ENTRIES, Entry, Page, entry_of, escape, mtime_of
 
 from .paths import Root
@@ -45,7 +46,7 @@ class Listing:
                 self._entries = self._top()
             else:
                 root = self._roots.find(self._path)
-                self._entries = self._walk(root, self._path, root.open_directory(self._path))
+                self._entries = self._walk(root, self._path, _content(root, self._path))
         entries = self._ahead + list(islice(self._entries, PAGE_ENTRIES + 1 - len(self._ahead)))
         self._ahead = entries[PAGE_ENTRIES:]
         return Page(entries[:PAGE_ENTRIES], bool(self._ahead))
@@ -54,17 +55,19 @@ class Listing:
         """The virtual directory of several roots."""
         for root in self._roots.in_order():
             name = escape(root.name)
+            try:
+                content = _content(root, f"/{name}") if self._recursive else []
+            except StreamResetError as error:
+                yield Entry(name, "directory", error=error.reason)
+                continue
             yield Entry(name, "directory", mtime_ns=mtime_of(os.fstat(root.fd)))
-            if self._recursive:
-                for entry in self._walk(root, f"/{name}", root.open_directory(f"/{name}")):
-                    yield msgspec.structs.replace(entry, path=f"{name}/{entry.path}")
+            for entry in self._walk(root, f"/{name}", content):
+                yield msgspec.structs.replace(entry, path=f"{name}/{entry.path}")
 
-    def _walk(self, root: Root, path: str, top: int) -> Iterator[Entry]:
-        """All entries below ``path``, open as ``top``: a directory comes right before its content."""
+    def _walk(self, root: Root, path: str, waiting: list[_Found]) -> Iterator[Entry]:
+        """All below ``path``, which has those in ``waiting``: a directory comes right before its content."""
         # Folders are opened again from the root, so that a deep tree holds no descriptors.
         base = root.relative(path)
-        with refusals(path):  # one that may be read but not searched opens, too
-            waiting = _read(root, b"", top)
         while waiting:
             found = waiting.pop()
             below = found.folder + found.name
@@ -81,6 +84,13 @@ class Listing:
                 continue
             yield entry
             waiting += inner
+
+
+def _content(root: Root, path: str) -> list[_Found]:
+    """What the directory at ``path`` holds; StreamResetError."""
+    directory = root.open_directory(path)
+    with refusals(path):  # one that may be read but not searched opens, too
+        return _read(root, b"", directory)
 
 
 def _read(root: Root, folder: bytes, directory: int) -> list[_Found]:

@@ -184,7 +184,8 @@ class Reader:
         for offset, count in pieces:
             await pace.spend(count)
             try:
-                completion = await stream.send_file(file.fd, offset, count)
+                with refusals(stream.path):
+                    completion = await stream.send_file(file.fd, offset, count)
             except MisuseError as error:  # it has become shorter since it was announced
                 raise changed(stream.path) from error
             request.nbytes += count

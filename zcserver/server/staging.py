@@ -135,8 +135,16 @@ class Upload:
             )
         with self._root.parent_of(self._path) as (directory, name):
             self._admit(status_of(name, directory))
+            self._check_directory(directory)
             self._check_space()
             self._fd = self._staging.create(self._name)
+
+    def _check_directory(self, directory: int) -> None:
+        """Refuse a parent directory to which nothing can be renamed."""
+        if os.fstat(directory).st_dev != os.fstat(self._staging.fd).st_dev:
+            raise self._elsewhere()
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _check_space(self) -> None:
         room = os.fstatvfs(self._staging.fd)
@@ -187,7 +195,9 @@ class Upload:
                 try:
                     rename(self._name, self._staging.fd, name, directory)
                 except OSError as error:
-                    raise self._unnamed(error) from error
+                    if error.errno != errno.EXDEV:
+                        raise
+                    raise self._elsewhere() from error
             self._name = b""
             disk.sync(directory)
         self.discard()
@@ -205,13 +215,9 @@ class Upload:
         if self._wanted.mtime_ns is not None:
             disk.set_mtime(self._fd, self._wanted.mtime_ns)
 
-    def _unnamed(self, error: OSError) -> Exception:
-        if error.errno == errno.EXDEV:
-            words = "is on another file system than the served directory, where uploads cannot be put"
-            return StreamResetError(
-                ErrorCode.REFUSED, f"{shown(self._path)} {words}: serve that one by itself"
-            )
-        return error
+    def _elsewhere(self) -> StreamResetError:
+        words = "is on another file system than the served directory, where uploads cannot be put"
+        return StreamResetError(ErrorCode.REFUSED, f"{shown(self._path)} {words}: serve that one by itself")
 
     def _check_content(self) -> None:
         wanted = self._wanted

@@ -79,4 +79,4 @@ class Input:
     def close(self) -> None:
         """Drop what nobody will take."""
         self._rest = None
-        self._inbox.pieces.clear()
+        self._inbox.drop()
