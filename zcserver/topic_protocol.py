@@ -29,6 +29,7 @@ INLINE: Final = 8 * 1024
 MAX_KEY: Final = 1024
 MAX_TYPE: Final = 255
 MAX_NAME: Final = 255
+MAX_SEQUENCE: Final = 2**63 - 1
 _HEAD: Final = struct.Struct(">BBHBxxxQqQQ")
 HEAD_SIZE: Final = _HEAD.size
 

@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 
+import anyio
 import pytest
 
 from tests.cli.commands import PATIENCE, failing, running, serving, zcserver
-from zcserver.cli.exits import ExitCode
+from tests.raw_peer import deadline, until
+from zcserver import Context, serve
+from zcserver.cli.exits import CommandError, ExitCode
+from zcserver.cli.sub import SubSettings, subscribe
+from zcserver.topics import Topics
 
 MIB = 1 << 20
 
@@ -48,9 +53,10 @@ def test_lines_are_messages_and_come_out_as_lines(topic, tmp_path):
     assert zcserver("sub", topic, "--from", "2", "--count", "5", text=False).stdout == b"".join(lines[1:])
 
 
-def test_messages_become_files_that_their_numbers_and_types_name(topic, tmp_path):
+@pytest.mark.parametrize("content_type", ["image/png", "image/png; charset=binary"])
+def test_messages_become_files_that_their_numbers_and_types_name(topic, tmp_path, content_type):
     (tmp_path / "still").write_bytes(b"\xff\xd8")
-    zcserver("pub", topic, tmp_path / "still", "--frame", "--type", "image/png")
+    zcserver("pub", topic, tmp_path / "still", "--frame", "--type", content_type)
     for _ in range(2):
         zcserver("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
     (path,) = (tmp_path / "out").iterdir()
@@ -92,6 +98,48 @@ def test_a_reader_that_has_enough_ends_it_quietly(topic, tmp_path, random_bytes)
         reader.stdout.close()
         assert reader.wait(PATIENCE) == ExitCode.FAILED
         assert reader.stderr.read() == b""
+
+
+def test_a_reader_that_has_gone_ends_it_although_nothing_comes(topic, tmp_path):
+    (tmp_path / "in").write_text("one\n")
+    zcserver("pub", topic, tmp_path / "in")
+    with running("sub", topic, "--from", "1") as reader:
+        assert reader.stdout.readline() == "one\n"
+        reader.stdout.close()
+        assert reader.wait(PATIENCE) == ExitCode.FAILED
+        assert reader.stderr.read() == ""
+
+
+def test_what_was_missed_is_told_though_no_message_follows(tmp_path, capsys):
+    async def receive(url):
+        with pytest.raises(CommandError, match="terminated"):
+            await subscribe(url, SubSettings(str(tmp_path), 1, "drop-oldest", "", 0, quiet=False))
+
+    async def run():
+        said = ""
+        with Context() as context, deadline():
+            topics = Topics(context)
+            topic = topics.topic("/t")
+            for _ in range(5):
+                await topic.publish(b"x")
+            while topic.evict():
+                pass
+            async with (
+                serve(topics.handle, port=0, context=context) as server,
+                anyio.create_task_group() as tasks,
+            ):
+                tasks.start_soon(receive, f"zc://127.0.0.1:{server.port}/t")
+                await until(lambda: topic.subscriptions)
+                topics.close()
+                while "trying again" not in said:
+                    said += capsys.readouterr().err
+                    await anyio.lowlevel.checkpoint()
+                signal.raise_signal(signal.SIGTERM)
+        return said + capsys.readouterr().err
+
+    said = anyio.run(run)
+    assert "missing 1 to 5 (not retained)\n" in said
+    assert said.splitlines()[-1].endswith(", 5 missed")
 
 
 def test_a_server_that_comes_back_is_found_again_by_both(tmp_path):
@@ -202,6 +250,21 @@ def test_a_running_subscription_does_not_keep_the_server_from_ending(tmp_path):
             assert "trying again" in reader.stderr.readline()
 
 
+def test_a_server_that_waits_for_a_stopped_subscriber_says_so(tmp_path):
+    (tmp_path / "log").write_bytes(b"here\n")
+    with serving("--topics", "--grace", "60") as server:
+        url = f"{server.url}/t"
+        zcserver("pub", url, tmp_path / "log")
+        with running("sub", url, "--from", "1") as reader:
+            assert reader.stdout.readline() == "here\n"
+            reader.send_signal(signal.SIGSTOP)
+            zcserver("pub", url, tmp_path / "log")
+            server.process.send_signal(signal.SIGTERM)
+            said = server.process.stderr.readline()
+            assert said == "finishing 1 running requests (Ctrl-C ends them)\n"
+        assert server.process.wait(PATIENCE) == 0
+
+
 def test_a_subscriber_killed_twenty_times_has_every_message_at_the_end(topic, tmp_path):
     """It commits behind each file that it has written: what is written twice is the same file."""
     count = 60
@@ -229,7 +292,8 @@ def test_what_is_wrong_is_one_line(topic, tmp_path, hub):
     assert failing(ExitCode.NOT_A_FILE, "pub", topic, tmp_path) == f"{tmp_path} is a directory: name a file"
     line = failing(ExitCode.USAGE, "pub", topic, tmp_path / "big", "--key", "\udcff")
     assert "no text that could be sent" in line
-    assert "none of latest" in failing(ExitCode.USAGE, "sub", topic, "--from", "0")
+    for number in ("0", str(2**63), "9" * 5000):
+        assert "none of latest" in failing(ExitCode.USAGE, "sub", topic, "--from", number)
     assert "--allow-block" in failing(ExitCode.FORBIDDEN, "sub", topic, "--policy", "block")[:200]
     assert "is no topic" in failing(ExitCode.NOT_FOUND, "sub", f"{hub.url}/{'x' * 300}")
     for name in ("x" * 255, "a\tb"):

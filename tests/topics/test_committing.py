@@ -167,6 +167,27 @@ async def test_a_position_needs_a_name_and_the_present_epoch_and_never_goes_back
         for arguments in ({"name": "w", "epoch": "x"}, {"epoch": topic.epoch}, {"name": "w"}):
             with pytest.raises(zcserver.StreamResetError, match="needs a name"):
                 await position(committed=1, **arguments)
-        for committed in (3, 2):
+        for _ in range(3):
+            await topic.publish(b"x")
+        for committed in (3, 2, 2**63 - 1):
             assert await position(name="w", epoch=topic.epoch, committed=committed) == {}
             assert topic.positions == {"w": 3}
+
+
+@pytest.mark.parametrize("start", [0, 2**63, True, "first"])
+async def test_a_start_that_is_none_is_refused(make_context, start):
+    async with serving(make_context) as served:
+        with pytest.raises(zcserver.StreamResetError, match="a number from 1 to 9223372036854775807, not"):
+            await subscriber(await served.connect(), from_=start)
+
+
+async def test_a_number_that_is_still_to_come_is_waited_for_and_not_held_to_be_committed(make_context):
+    async with serving(make_context, SETTINGS) as served:
+        topic = served.topics.topic("/t")
+        connection = await served.connect()
+        given = {"name": "w", "epoch": topic.epoch, "committed": 10**12 - 1}
+        await subscriber(connection, from_=10**12, policy="block", **given)
+        for _ in range(3 * RETAINED):
+            await topic.publish(b"x")  # which it does not want
+        successor = await subscriber(connection, from_="committed", name="w")
+        assert successor.reply["start"] == 1

@@ -33,6 +33,18 @@ async def test_a_large_message_without_a_message_of_its_own_is_refused(make_cont
         assert caught.value.code == ErrorCode.REFUSED
 
 
+@pytest.mark.parametrize("name", ["", "p"])
+async def test_a_sequence_number_that_no_reply_could_tell_is_refused(make_context, name):
+    async with serving(make_context) as served:
+        connection = await served.connect()
+        writer = await publisher(connection, name=name)
+        await writer.send(b"x", sequence=2**63)
+        with pytest.raises(zcserver.StreamResetError, match=r"9223372036854775807 at most") as caught:
+            await writer.accepted()
+        assert caught.value.code == ErrorCode.REFUSED
+        assert (await publisher(connection, name=name)).sequence == 1
+
+
 async def test_messages_without_a_payload_are_retained_like_others(make_context):
     async with serving(make_context, TopicSettings(retain_count=3, retain_bytes=10_000)) as served:
         topic = served.topics.topic("/t")

@@ -5,6 +5,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import deadline, until
+from tests.topics.line import Line
 from tests.topics.wire import publisher, serving, subscriber
 from zcserver.client import Missing
 from zcserver.topic_protocol import SUPERSEDED, Reason
@@ -12,46 +13,6 @@ from zcserver.topics import Topics, TopicSettings
 
 pytestmark = pytest.mark.anyio
 SIZE = 40_000
-
-
-class Line:
-    """A client of a server of topics, whose connections the test breaks."""
-
-    def __init__(self, served, make_context):
-        self.served = served
-        self.retries = []
-        self.client = zcserver.Client(f"zc://127.0.0.1:{served.server.port}/", context=make_context())
-
-    async def __aenter__(self):
-        await self.client.__aenter__()
-        return self
-
-    async def __aexit__(self, *error):
-        await self.client.__aexit__(*error)
-
-    def break_at_the_server(self):
-        for connection in list(self.served.server.connections):
-            if self.serves(connection):
-                connection.abort()
-
-    def serves(self, connection):
-        """Whether it is the server's end of this client's connection."""
-        return connection.name.endswith(f":{self.client.connection.engine._sock.getsockname()[1]}")
-
-
-@pytest.fixture
-def at_once(monkeypatch):
-    """Back-off without the waiting; what would have been waited is in the list."""
-    from zcserver.client import retrying
-
-    waited = []
-
-    async def sleep(seconds):
-        waited.append(seconds)
-        await anyio.lowlevel.checkpoint()
-
-    monkeypatch.setattr(retrying.anyio, "sleep", sleep)
-    return waited
 
 
 def content(number):
@@ -105,7 +66,13 @@ async def test_a_subscriber_that_was_away_too_long_is_told_exactly_what_it_misse
             assert str(message.missed[0]) == "missing 2 to 7 (not retained)"
 
 
-async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context):
+@pytest.mark.parametrize(
+    ("published", "missing", "retained"),
+    [(1, (), [b"1"]), (5, (Missing(1, 2, Reason.NOT_RETAINED),), [b"3", b"4", b"5"])],
+)
+async def test_a_server_that_was_restarted_counts_anew_and_says_so(
+    make_context, published, missing, retained
+):
     context = make_context()
     with deadline():
         topics = Topics(context)
@@ -118,12 +85,15 @@ async def test_a_server_that_was_restarted_counts_anew_and_says_so(make_context)
             assert bytes(await anext(subscription)) == b"old"
             topics.close()
             await first.aclose()
-            again = Topics(context)
+            again = Topics(context, TopicSettings(retain_count=3))
             async with zcserver.serve(again.handle, port=first.port, context=context):
-                await again.topic("/t").publish(b"new")
-                message = await anext(subscription)
-                assert (message.sequence, bytes(message)) == (1, b"new")
-                assert message.missed == (Missing(2, None, Reason.RESTARTED),)
+                for number in range(1, 1 + published):
+                    await again.topic("/t").publish(b"%d" % number)
+                messages = [await anext(subscription) for _ in range(min(published, 3))]
+                assert [bytes(message) for message in messages] == retained
+                restarted = Missing(2, None, Reason.RESTARTED)
+                assert messages[0].missed == (restarted, *missing)
+                assert not any(message.missed for message in messages[1:])
                 again.close()
 
 
@@ -304,37 +274,6 @@ async def test_a_commit_is_carried_over_to_the_next_connection(make_context):
             assert topic.positions == {"w": 1}
 
 
-async def test_tries_are_told_grow_apart_and_end(make_context, at_once):
-    retries = []
-    async with serving(make_context) as served, Line(served, make_context) as line:
-        subscription = line.client.subscribe("/t", retry_seconds=1e9, on_retry=retries.append)
-        await subscription.open()
-        for _ in range(3):
-            await served.topics.topic("/t").publish(b"x")
-        served.topics.close()
-        await served.server.aclose()
-
-        class EnoughError(Exception):
-            pass
-
-        def enough(retry):
-            retries.append(retry)
-            if retry.attempt == 12:
-                raise EnoughError
-
-        subscription._retrying._on_retry = enough
-        assert [(await anext(subscription)).sequence for _ in range(3)] == [1, 2, 3]
-        with pytest.raises(EnoughError):
-            await anext(subscription)
-        assert [retry.attempt for retry in retries] == list(range(1, 13))
-        assert all(0.05 <= retry.delay <= 10 for retry in retries)
-        assert retries[10].delay > retries[0].delay
-        assert "trying again in" in str(retries[0])
-        impatient = line.client.subscribe("/t", retry_seconds=0)
-        with pytest.raises(zcserver.ConnectionLostError):
-            await anext(impatient)
-
-
 async def test_too_many_topics_is_a_refusal_that_leaves_the_connection_to_others(make_context):
     async with serving(make_context, max_topics=1) as served, Line(served, make_context) as line:
         connection = line.client.connection
@@ -348,19 +287,6 @@ async def test_too_many_topics_is_a_refusal_that_leaves_the_connection_to_others
         await served.topics.topic("/t").publish(b"1")
         assert (await anext(subscription)).sequence == 1
         assert (line.client.connection, line.retries) == (connection, [])
-
-
-async def test_a_stream_that_the_server_cancels_is_opened_again_on_the_same_connection(make_context, at_once):
-    async with serving(make_context) as served, Line(served, make_context) as line:
-        connection = line.client.connection
-        async with line.client.subscribe("/t", on_retry=line.retries.append) as subscription:
-            topic = served.topics.topic("/t")
-            (serving_it,) = topic.subscriptions
-            serving_it.stream.reset(reason="for once")
-            await topic.publish(b"1")
-            assert (await anext(subscription)).sequence == 1
-            assert (len(line.retries), subscription.reconnections) == (1, 1)
-            assert line.client.connection is connection
 
 
 async def test_one_off_messages_and_limits_of_the_client(make_context):

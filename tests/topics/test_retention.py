@@ -5,13 +5,17 @@ from contextlib import closing
 
 import pytest
 
-from tests.raw_peer import until
+from tests.raw_peer import RawPeer, until
 from tests.topics.wire import MIB, publisher, serving, stopped_subscriber, subscriber
 from zcserver.cli.pieces import Pieces
 from zcserver.memory import REGION
+from zcserver.topic_protocol import PUBLISH, Head, Kind
 from zcserver.topics import TopicSettings
+from zcserver_protocol.events import Replied
+from zcserver_protocol.frames import HEADER_SIZE
 
 pytestmark = pytest.mark.anyio
+SOME = 20_000
 SMALL = {"pool_size": 8 * MIB, "receive_memory": 16 * MIB}
 
 
@@ -48,6 +52,15 @@ async def test_topics_that_keep_little_do_not_keep_the_regions_from_others(make_
             assert served.context.pool.stats().regions_by_principal["topic /t"] == 1
 
 
+async def test_what_a_topic_keeps_is_counted_as_the_pool_counts_it(make_context):
+    async with serving(make_context, TopicSettings(retain_bytes=8 * MIB), pool_size=32 * MIB) as served:
+        topic = served.topics.topic("/t")
+        for size in (9000, MIB + 1, 2 * MIB, 2 * MIB + 1, 2 * MIB + 1):
+            await topic.publish(bytes(size))
+            assert topic.placed_bytes == served.context.pool.live <= 8 * MIB
+        assert (topic.first, topic.next) == (4, 6)  # each of them takes two regions
+
+
 async def test_whoever_waits_for_memory_gets_what_topics_retain(make_context):
     async with serving(make_context, **SMALL) as served:
         for number in range(4):
@@ -75,6 +88,41 @@ async def test_messages_that_find_no_room_in_the_pool_do_not_use_up_receive_memo
         await until(lambda: memory.used == memory.promised)
         for buffer in held:
             buffer.release()
+
+
+async def begin_to_publish(served, topic, nbytes):
+    """Announce a message, and send only what begins it."""
+    peer = await RawPeer.connect(served.server.port)
+    served.stack.callback(peer.close)
+    stream = peer.codec.open(PUBLISH, topic, {}, 1 << 40)
+    await peer.flush()
+    await peer.read_until(lambda: any(isinstance(event, Replied) for event in peer.events))
+    await peer.send(stream, Head(Kind.BODY, 1, length=nbytes).encode())
+    header = bytearray(HEADER_SIZE)
+    peer.codec.data_header_into(header, 0, stream, SOME, nbytes - SOME, 0, 0)
+    peer.codec.data_written(HEADER_SIZE + SOME)
+    await peer.write(bytes(header) + bytes(SOME))
+
+
+async def test_messages_of_slow_publishers_use_up_nothing_of_what_is_retained(make_context):
+    async with serving(make_context, TopicSettings(retain_bytes=2 * MIB), **SMALL) as served:
+        topic = served.topics.topic("/t")
+        for _ in range(2):
+            await topic.publish(bytes(MIB))
+        memory, pool = served.context.receive_memory, served.context.pool
+        elsewhere = memory.used - memory.promised
+        for number in range(4):
+            await begin_to_publish(served, f"/slow{number}", 2 * MIB)
+            begun = 2 * MIB * (number + 1)
+            await until(
+                lambda begun=begun: pool.stats().filling + memory.used - memory.promised - elsewhere >= begun
+            )
+        assert (topic.first, topic.next) == (1, 3)
+        assert pool.stats().filling == 4 * MIB  # half of the pool
+        for connection in list(served.server.connections):
+            connection.abort()
+        await until(lambda: not served.topics._all_publishings)
+        assert pool.stats().filling == served.topics._retention._arriving == 0
 
 
 async def test_input_is_cut_into_pieces_though_others_hold_the_pool(make_context):

@@ -53,8 +53,9 @@ class Offer:
 
     @property
     def active(self) -> int:
-        """Running requests for files."""
-        return self.files.active if self.files is not None else 0
+        """Running requests, subscriptions among them."""
+        files = self.files.active if self.files is not None else 0
+        return files + (self.topics.active if self.topics is not None else 0)
 
     def close(self) -> None:
         """Let subscribers have what was published, and end their streams."""

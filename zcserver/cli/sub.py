@@ -1,6 +1,7 @@
 """``zcserver sub``: the messages of a topic to standard output, or each to a file of its own."""
 
 import contextlib
+import errno
 import mimetypes
 import os
 import sys
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import anyio
 import anyio.to_thread
 
-from zcserver.client import Client, TopicMessage, client_context, parse_url
-from zcserver.client.descriptors import writing
+from zcserver.client import Client, Subscription, TopicMessage, client_context, parse_url
+from zcserver.client.descriptors import ready, writing
 from zcserver.client.partial import temporaries_of
 
 from .exits import ExitCode, printable
@@ -52,19 +54,34 @@ async def subscribe(url: str, settings: SubSettings) -> ExitCode:
                     on_retry=ticker.retrying,
                 ) as messages,
             ):
-                async for message in messages:
-                    for missing in message.missed:
-                        ticker.say(str(missing))
-                    ticker.missed = messages.missed
-                    await write(message)
-                    ticker.add(len(message))
-                    if settings.name:
-                        await message.commit()
-                    if ticker.messages == settings.count:
-                        break
+                try:
+                    await _write_all(messages, write, ticker, settings)
+                finally:  # no message may follow what is missing
+                    ticker.miss(messages.missing, messages.missed)
         ticker.finish()
         interruption.raise_if_caught()
     return ExitCode.OK
+
+
+async def _write_all(messages: Subscription, write: Write, ticker: Ticker, settings: SubSettings) -> None:
+    async with anyio.create_task_group() as tasks:
+        if settings.output == "-":
+            tasks.start_soon(_until_unread, standard_output())
+        async for message in messages:
+            ticker.miss(message.missed, messages.missed)
+            await write(message)
+            ticker.add(len(message))
+            if settings.name:
+                await message.commit()
+            if ticker.messages == settings.count:
+                break
+        tasks.cancel_scope.cancel()
+
+
+async def _until_unread(fd: int) -> None:
+    """Raise BrokenPipeError once a pipe or socket has no reader any more: it shows without a message, too."""
+    if await ready(fd, 0):  # errors and hang-ups are waited for whatever else is
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 @contextlib.contextmanager
@@ -97,7 +114,8 @@ def _to_directory(directory: Path) -> Iterator[Write]:
     directory.mkdir(parents=True, exist_ok=True)
 
     def save(message: TopicMessage) -> None:
-        suffix = mimetypes.guess_extension(message.content_type) or ""
+        kind, _, _ = message.content_type.partition(";")
+        suffix = mimetypes.guess_extension(kind.strip()) or ""
         path = directory / f"{quote(message.epoch, safe='')}-{message.sequence:012}{suffix}"
         part, _ = temporaries_of(path)
         part.write_bytes(message.data)

@@ -2,9 +2,10 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Final
 
-from zcserver.client import Retry
+from zcserver.client import Missing, Retry
 
 from .exits import printable
 from .options import amount, rate
@@ -38,6 +39,12 @@ class Ticker:
         """Something that went wrong, on a line of its own."""
         clear = "\r\x1b[K" if self._shows else ""
         say(f"{clear}zcserver: {printable(line)}")
+
+    def miss(self, gaps: Iterable[Missing], missed: int) -> None:
+        """Tell what did not come; ``missed`` messages in all."""
+        for missing in gaps:
+            self.say(str(missing))
+        self.missed = missed
 
     def retrying(self, retry: Retry) -> None:
         """A connection was lost."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, Policy
+from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, MAX_SEQUENCE, Policy
 
 from .exits import CommandError, ExitCode
 from .loop import run
@@ -106,8 +106,9 @@ def _sub(
 def _start(text: str) -> str | int:
     if text in (LATEST, EARLIEST, COMMITTED):
         return text
-    if not text.isdecimal() or len(text) > 18 or not int(text):
+    if not (text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_SEQUENCE):
         raise CommandError(
-            f"--from: {text!r} is none of latest, earliest, committed, nor a number from 1 on", ExitCode.USAGE
+            f"--from: {text!r} is none of latest, earliest, committed, nor a number from 1 to {MAX_SEQUENCE}",
+            ExitCode.USAGE,
         )
     return int(text)

@@ -24,7 +24,7 @@ from .address import Address, parse_url
 from .descriptors import writing
 from .download import BATCH, Download, beginning_of, bytes_of, expect_end, fill, pour
 from .progress import SILENT, Progress, Transferred, TreeReport
-from .publish import Publisher
+from .publish import Publisher, Publishers
 from .remote_file import RemoteFile
 from .request import ask, number, reply_of, request, text
 from .retrying import OnRetry, Retrying, log_retry
@@ -90,7 +90,8 @@ class Client:
         self._connection = where if isinstance(where, Connection) else None
         self._connecting: connect | None = None
         self._reconnecting = anyio.Lock()
-        self._publishers: dict[str, Publisher] = {}
+        publisher = uuid4().hex  # one name, so that it is the same publisher that comes back to a topic
+        self._publishers = Publishers(lambda topic: self.publisher(topic, name=publisher))
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -112,8 +113,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for publisher in self._publishers.values():
-                publisher.close()
+            self._publishers.close()
             await self._stack.__aexit__(kind, error, trace)
         except ConnectionLostError:
             # Every operation has had its answer: a farewell that went wrong has lost nothing.
@@ -182,10 +182,7 @@ class Client:
 
     async def publish(self, topic: str, data: Any, *, key: str = "", content_type: str = "") -> None:
         """Publish one message and wait until the topic has it. For many, :meth:`publisher` is faster."""
-        publisher = self._publishers.get(topic)
-        if publisher is None or publisher.is_closed:
-            publisher = self._publishers[topic] = self.publisher(topic)
-        await (await publisher.publish(data, key=key, content_type=content_type)).wait()
+        await self._publishers.publish(topic, data, key, content_type)
 
     # -- reading ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Publishing: each message into the topic once and in order, across lost connections."""
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -10,7 +10,7 @@ import anyio
 
 from zcserver.errors import ConnectionLostError, MessageTooLargeError, MisuseError, PoolTimeoutError
 from zcserver.memory import Buffer
-from zcserver.stream import Stream
+from zcserver.stream import Stream, as_bytes
 from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_TYPE, PUBLISH, Head, Kind
 
 from .request import number
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _FEW: Final = 4096
 """Messages that may wait to be accepted, besides their bytes."""
+_KEPT: Final = 32
+"""Publishers of one-off messages that wait for more of them."""
 
 
 class Publication:
@@ -43,7 +45,7 @@ class _Outbound:
 
     __slots__ = ("body", "head", "nbytes", "sequence", "upto")
 
-    def __init__(self, sequence: int, head: bytes, body: Any, nbytes: int) -> None:
+    def __init__(self, sequence: int, head: bytes, body: Buffer | memoryview | None, nbytes: int) -> None:
         self.sequence = sequence
         self.head = head
         self.body = body
@@ -87,6 +89,11 @@ class Publisher:
         return self._retrying.reconnections
 
     @property
+    def is_idle(self) -> bool:
+        """Whether everything that was published is accepted."""
+        return not self._unaccepted
+
+    @property
     def is_closed(self) -> bool:
         """Whether it was closed, or refused by the server: it publishes nothing any more."""
         return self._closed
@@ -120,29 +127,32 @@ class Publisher:
         StreamResetError when the server refuses, and ConnectionLostError when it stays away. A refusal closes
         the publisher: what was not accepted is given up, and every later call raises it again.
         """
-        size = len(memoryview(data).cast("B")) if not isinstance(data, Buffer) else len(data)
+        content = data if isinstance(data, Buffer) else as_bytes(data)
+        size = len(content)
         if len(key.encode()) > MAX_KEY or len(content_type.encode()) > MAX_TYPE:
             raise MisuseError(f"a key has at most {MAX_KEY} bytes, a content type {MAX_TYPE}")
         await self._check_size(size)
         await self.settle(lambda: self._has_room(size))
         async with self._lock:
             self._check_open()
-            self._sequence += 1
-            self._unaccepted.append(self._outbound(data, size, key, content_type))
+            outbound = self._outbound(content, key, content_type)
+            self._sequence = outbound.sequence
+            self._unaccepted.append(outbound)
             self._waiting_bytes += size
-            publication = Publication(self, self._sequence)
+            publication = Publication(self, outbound.sequence)
         await self.settle(lambda: not self._unsent())
         return publication
 
-    def _outbound(self, data: Any, size: int, key: str, content_type: str) -> _Outbound:
+    def _outbound(self, data: Buffer | memoryview, key: str, content_type: str) -> _Outbound:
+        size, sequence = len(data), self._sequence + 1
         inline = size <= INLINE and not isinstance(data, Buffer)
         kind = Kind.INLINE if inline else Kind.BODY
-        head = Head(kind, self._sequence, length=size, key=key, content_type=content_type)
-        if inline:
-            return _Outbound(self._sequence, head.encode(memoryview(data).cast("B")), None, size)
+        head = Head(kind, sequence, length=size, key=key, content_type=content_type)
         if isinstance(data, Buffer):
             data.seal()  # held here, too, until it is accepted: a new connection may have to send it again
-        return _Outbound(self._sequence, head.encode(), data, size)
+        elif inline:
+            return _Outbound(sequence, head.encode(data), None, size)
+        return _Outbound(sequence, head.encode(), data, size)
 
     async def flush(self) -> None:
         """Return when everything that was published is accepted."""
@@ -210,7 +220,9 @@ class Publisher:
         self.max_message = number(reply, "max_message", 1)
         if not self._sequence:
             self._sequence = accepted  # somebody of this name has published before
-        self.accepted = max(self.accepted, accepted)
+        if accepted > self.accepted:
+            self.accepted = accepted
+            self._retrying.progressed()
         while self._unaccepted and self._unaccepted[0].sequence <= accepted:
             self._drop_first()
         for outbound in self._unaccepted:
@@ -234,7 +246,7 @@ class Publisher:
             self._sent += 1 if outbound.body is None else 2
             outbound.upto = self._sent
 
-    async def _send_body(self, stream: Stream, body: Any) -> None:
+    async def _send_body(self, stream: Stream, body: Buffer | memoryview | None) -> None:
         if not isinstance(body, Buffer):
             if body is not None:
                 await stream.send(body)
@@ -250,6 +262,7 @@ class Publisher:
         committed = stream.committed
         while self._unaccepted and 0 < self._unaccepted[0].upto <= committed:
             self.accepted = self._unaccepted[0].sequence
+            self._retrying.progressed()
             self._drop_first()
 
     def _drop_first(self) -> None:
@@ -265,12 +278,16 @@ class Publisher:
         try:
             if kind is None:
                 await self.flush()
-                if self._stream is not None:
-                    with contextlib.suppress(*INTERRUPTED):  # the topic has everything already
-                        await self._stream.end()
-                    self._stream = None
+                await self.end()
         finally:
             self.close()
+
+    async def end(self) -> None:
+        """End the stream, once everything is accepted. What is published next opens another."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(*INTERRUPTED):  # the topic has everything already
+                await stream.end()
 
     def close(self) -> None:
         """Give up what is not accepted yet. Idempotent."""
@@ -280,3 +297,39 @@ class Publisher:
         stream, self._stream = self._stream, None
         if stream is not None and not stream.is_over:
             stream.reset(reason="the publisher is done")
+
+
+class Publishers:
+    """What publishes one-off messages, by topic. Each has a stream open, which the connection has few of."""
+
+    def __init__(self, make: Callable[[str], Publisher]) -> None:
+        self._make = make
+        self._publishers: dict[str, Publisher] = {}  # the one used last comes last
+        self._calls: Counter[str] = Counter()
+
+    async def publish(self, topic: str, data: Any, key: str, content_type: str) -> None:
+        """Publish a message and return when the topic has it."""
+        publisher = self._publishers.pop(topic, None)
+        if publisher is None or publisher.is_closed:
+            publisher = self._make(topic)
+        self._publishers[topic] = publisher
+        self._calls[topic] += 1
+        try:
+            await (await publisher.publish(data, key=key, content_type=content_type)).wait()
+        finally:
+            self._calls[topic] -= 1
+            await self._end_idle()
+
+    async def _end_idle(self) -> None:
+        """End those that were not used for longest, until few are left."""
+        idle = [topic for topic, each in self._publishers.items() if each.is_idle and not self._calls[topic]]
+        for topic in idle[: max(0, len(self._publishers) - _KEPT)]:
+            del self._calls[topic]
+            publisher = self._publishers.pop(topic)
+            await publisher.end()
+            publisher.close()
+
+    def close(self) -> None:
+        """Give up what is not accepted yet."""
+        for publisher in self._publishers.values():
+            publisher.close()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("zcserver.client")
 _FIRST: Final = 0.1
+_DOUBLED: Final = 7
 _LONGEST: Final = 10.0
 
 INTERRUPTED: Final = (ConnectionLostError, StreamResetError, anyio.EndOfStream)
@@ -30,7 +31,8 @@ INTERRUPTED: Final = (ConnectionLostError, StreamResetError, anyio.EndOfStream)
 class Retry:
     """A connection was lost or could not be made: the next try comes ``delay`` seconds from now.
 
-    ``attempt`` counts the tries since it last worked, from 1 on.
+    ``attempt`` counts the tries, from 1 on, since something was accepted or received, or a stream held for
+    long.
     """
 
     error: Exception
@@ -53,8 +55,9 @@ def log_retry(retry: Retry) -> None:
 class Retrying:
     """Opens streams on the client's connection, and on a new one when that is lost.
 
-    ``seconds`` is for how long in a row to try; ``on_retry`` is told of every try. Call ``failed`` with what
-    ended a stream, which waits or raises, then ``open`` again.
+    ``seconds`` is for how long in a row to try; ``on_retry`` is told of every try. Call ``progressed`` when
+    something was accepted or received, and ``failed`` with what ended a stream, which waits or raises, then
+    ``open`` again.
     """
 
     def __init__(self, client: "Client", seconds: float = inf, on_retry: OnRetry = log_retry) -> None:
@@ -64,6 +67,8 @@ class Retrying:
         self._on_retry = on_retry
         self._attempt = 0
         self._deadline = inf
+        self._is_lost = False
+        self._replied = 0.0
 
     async def open(self, method: str, path: str, **args: Any) -> tuple[Stream, dict[str, Any]]:
         """A stream and the server's reply. Raises one of INTERRUPTED: go on with ``failed``."""
@@ -80,10 +85,15 @@ class Retrying:
         except BaseException:
             stream.reset(reason="given up before there was a reply")
             raise
-        if self._attempt:
+        if self._is_lost:
             self.reconnections += 1
-        self._attempt = 0
+        self._is_lost = False
+        self._replied = time.monotonic()
         return stream, reply
+
+    def progressed(self) -> None:
+        """It works: the next failure is a first one. A reply alone is not enough, nothing may follow it."""
+        self._attempt = 0
 
     async def failed(self, error: Exception, stream: Stream | None = None) -> None:
         """Wait before the next try; raise ``error`` if another one is of no use, or time is up."""
@@ -92,12 +102,15 @@ class Retrying:
         if not self._client.can_reconnect:
             raise error if isinstance(error, TransferError) else _ended(stream)
         now = time.monotonic()
-        if not self._attempt:
+        if not self._is_lost:
+            self._is_lost = True
             self._deadline = now + self._seconds
+            if now - self._replied > _LONGEST:
+                self.progressed()  # nothing was to be had, perhaps
         if now >= self._deadline:
             raise error if isinstance(error, TransferError) else _ended(stream)
         # Spread, so that all clients of a server that was restarted do not come at once.
-        delay = min(_FIRST * 2**self._attempt, _LONGEST) * random.uniform(0.5, 1.0)
+        delay = min(_FIRST * 2 ** min(self._attempt, _DOUBLED), _LONGEST) * random.uniform(0.5, 1.0)
         delay = min(delay, self._deadline - now)
         self._attempt += 1
         self._on_retry(Retry(error, delay, self._attempt))

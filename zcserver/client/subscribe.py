@@ -121,6 +121,11 @@ class Subscription:
         self._closed = False
 
     @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What did not come since the last message. The next one has it in ``missed``."""
+        return tuple(self._gaps)
+
+    @property
     def reconnections(self) -> int:
         """How often it went on by a new connection."""
         return self._retrying.reconnections
@@ -177,6 +182,7 @@ class Subscription:
             if head is None:
                 head, data = _decode((await stream.receive()).data)
                 self._received += 1
+                self._retrying.progressed()
                 self._check(head)
                 if head.kind is Kind.MISSING:
                     self._miss(head)

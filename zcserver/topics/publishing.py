@@ -8,7 +8,16 @@ import anyio
 from zcserver.errors import MessageTooLargeError, StreamResetError
 from zcserver.memory import Buffer
 from zcserver.stream import Message, Stream
-from zcserver.topic_protocol import INLINE, MAX_KEY, SUPERSEDED, Head, Kind, MalformedError, decode
+from zcserver.topic_protocol import (
+    INLINE,
+    MAX_KEY,
+    MAX_SEQUENCE,
+    SUPERSEDED,
+    Head,
+    Kind,
+    MalformedError,
+    decode,
+)
 from zcserver_protocol.errors import ErrorCode
 
 from .topic import Topic
@@ -46,10 +55,10 @@ class Publishing:
             raise StreamResetError(ErrorCode.REFUSED, str(error)) from error
         finally:
             while self._placed:
-                self._placed.popleft().release()
+                self._take_placed().release()
 
     def _place(self, nbytes: int) -> memoryview | None:
-        buffer = self.topic.try_acquire(nbytes)
+        buffer = self.topic.place(nbytes)
         if buffer is None:
             return None
         self._placed.append(buffer)
@@ -79,6 +88,8 @@ class Publishing:
     def _check(self, head: Head) -> None:
         if head.kind is Kind.MISSING:
             raise MalformedError("only messages can be published")
+        if head.sequence > MAX_SEQUENCE:
+            raise MalformedError(f"a sequence number is {MAX_SEQUENCE} at most, not {head.sequence}")
         if head.kind is Kind.INLINE and head.length > INLINE:
             raise MalformedError(f"a payload over {INLINE} bytes goes in a message of its own")
         if head.length > self.topic.settings.largest:
@@ -111,8 +122,13 @@ class Publishing:
         """
         if not self._placed or body.data is not self._placed[0].view:
             return memoryview(bytes(body))
-        buffer = self._placed.popleft()
+        buffer = self._take_placed()
         buffer.seal()
+        return buffer
+
+    def _take_placed(self) -> Buffer:
+        buffer = self._placed.popleft()
+        self.topic.placed(buffer)
         return buffer
 
 

@@ -2,6 +2,7 @@
 
 Retained messages are a cache. So that they stop nobody, the topic that keeps most lets go of its oldest
 message when there is no room: for a message of any topic, or for whoever waits for memory of the pool.
+Messages that are still on their way in have the other half, lest slow publishers use up what is retained.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ class Retention:
         self._pool = pool
         self._pinned = pinned
         self._waiting: set[Topic] = set()
+        self._arriving = 0
         pool.reclaimers.append(self.reclaim)
 
     def close(self) -> None:
@@ -42,6 +44,17 @@ class Retention:
             self._waiting.add(topic)
             return False
         return True
+
+    def admit(self, nbytes: int) -> bool:
+        """Whether a message that begins may take memory of the pool; if so, ``arrived`` is due for it."""
+        if self._arriving + nbytes > self._pool.size // 2:
+            return False
+        self._arriving += nbytes
+        return True
+
+    def arrived(self, nbytes: int) -> None:
+        """The message is complete and taken, or was given up."""
+        self._arriving -= nbytes
 
     def reclaim(self) -> bool:
         """Let go of one message in pool memory; False when there is none that can go."""

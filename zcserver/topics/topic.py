@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import anyio
 
 from zcserver.context import MIB, Context
 from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
 from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
+from zcserver.memory.region import pages_of
 from zcserver.stream import as_bytes
 from zcserver.topic_protocol import INLINE, MAX_NAME, Head, Kind, Policy, restamped
 
@@ -97,7 +97,7 @@ def is_topic(name: str) -> bool:
 
 def _charge(head: bytes | memoryview, body: Buffer | memoryview | None) -> int:
     """What a message takes, in bytes. The head of a body is not worth counting."""
-    return len(head) if body is None else -(-len(body) // PAGE) * PAGE
+    return len(head) if body is None else pages_of(len(body)) * PAGE
 
 
 class Topic:
@@ -106,15 +106,15 @@ class Topic:
     def __init__(
         self,
         name: str,
+        epoch: str,
         settings: TopicSettings,
         context: Context,
         retention: "Retention",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.epoch = epoch
         self.settings = settings
-        self.epoch = f"{time.time_ns() // 10**6:012x}{uuid4().hex[:8]}"
-        """Another one after a restart, which sorts behind: their sequence numbers are not comparable."""
         self.principal = Principal(f"topic {name}", PrincipalKind.IDENTITY)
         self.next = 1
         self.retained_bytes = 0
@@ -133,6 +133,8 @@ class Topic:
         """By publisher: the last of its own sequence numbers that was accepted."""
         self.positions: dict[str, int] = {}
         """By subscriber's name: the last sequence number that it has committed."""
+        self.lasting = False
+        """The server itself may publish to it, whenever it likes."""
         self.closed = False
         self._context = context
         self._retention = retention
@@ -144,6 +146,11 @@ class Topic:
     def first(self) -> int:
         """The oldest sequence number that is retained; ``next`` if none is."""
         return self.next - len(self._window)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever published, nobody subscribes, and the server does not use it itself."""
+        return self.next == 1 and not self.subscriptions and not self.lasting
 
     def record(self, sequence: int) -> Record:
         """The retained message with this number. IndexError if it is not."""
@@ -163,6 +170,19 @@ class Topic:
                 return None
             if buffer is not None or not self._retention.reclaim():
                 return buffer
+
+    def place(self, nbytes: int) -> Buffer | None:
+        """As :meth:`try_acquire`, for a message that a publisher has begun; `placed` it, once it is there."""
+        if not self._retention.admit(nbytes):
+            return None
+        buffer = self.try_acquire(nbytes)
+        if buffer is None:
+            self._retention.arrived(nbytes)
+        return buffer
+
+    def placed(self, buffer: Buffer) -> None:
+        """What `place` gave is complete and taken, or given up."""
+        self._retention.arrived(len(buffer))
 
     async def acquire(self, nbytes: int) -> Buffer:
         """A buffer for a message's payload; waits for memory to come home. As :meth:`Connection.acquire`."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from zcserver.context import Context
 from zcserver.errors import MisuseError, StreamResetError
@@ -17,6 +18,7 @@ from zcserver.topic_protocol import (
     EARLIEST,
     LATEST,
     MAX_NAME,
+    MAX_SEQUENCE,
     METHODS,
     POSITION,
     PUBLISH,
@@ -33,9 +35,10 @@ from .topic import Topic, TopicSettings, is_topic
 class Topics:
     """Give ``handle`` to :func:`zcserver.serve`, alone or behind another handler (see ``methods``).
 
-    Topics come into being when somebody publishes or subscribes, up to ``max_topics``. ``publishable=False``:
-    only the server itself publishes. ``context`` is the server's. ``on_request`` is called with every stream
-    that has ended. Close it before the server, so that subscribers learn of the end.
+    Topics come into being when somebody publishes or subscribes, up to ``max_topics``; then one that nobody
+    has published to, nor uses, makes way for another. ``publishable=False``: only the server itself
+    publishes. ``context`` is the server's. ``on_request`` is called with every stream that has ended. Close
+    it before the server, so that subscribers learn of the end.
     """
 
     methods = METHODS
@@ -54,14 +57,29 @@ class Topics:
         self._max_topics = max_topics
         self._publishable = publishable
         self._on_request = on_request
+        self.epoch = f"{time.time_ns() // 10**6:012x}{uuid4().hex[:8]}"
+        """Another one after a restart, which sorts behind: their sequence numbers are not comparable."""
         self._topics: dict[str, Topic] = {}
         self._retention = Retention(self._topics, context.pool, self._settings.pinned)
         self._publishings: dict[tuple[str, str], Publishing] = {}
         self._all_publishings: set[Publishing] = set()
         self.closed = False
 
+    @property
+    def active(self) -> int:
+        """Subscribers whose streams run, or who have not acknowledged what they were sent."""
+        return sum(len(topic.subscriptions | topic.holders) for topic in self._topics.values())
+
     def topic(self, name: str) -> Topic:
-        """The topic of this name, which begins with a slash; StreamResetError when there are too many."""
+        """The topic of this name, for the server's own use, and so kept from now on.
+
+        The name begins with a slash; StreamResetError if it does not, or when there are too many.
+        """
+        topic = self._topic(name)
+        topic.lasting = True
+        return topic
+
+    def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
             if not is_topic(name):
@@ -70,11 +88,23 @@ class Topics:
                     f"{shown(name)} is no topic: a name begins with a slash, is printable and has at most "
                     f"{MAX_NAME} characters",
                 )
-            if len(self._topics) >= self._max_topics:
-                raise StreamResetError(ErrorCode.LIMIT, f"this server has {self._max_topics} topics already")
-            topic = self._topics[name] = Topic(name, self._settings, self._context, self._retention)
+            if len(self._topics) >= self._max_topics and not self._make_way():
+                reason = f"this server has {self._max_topics} topics already: use one of those, or restart it"
+                raise StreamResetError(ErrorCode.LIMIT, f"{reason} and try again later")
+            topic = Topic(name, self.epoch, self._settings, self._context, self._retention)
+            self._topics[name] = topic
             topic.closed = self.closed
         return topic
+
+    def _make_way(self) -> bool:
+        """Forget a topic that would be the same if it came into being again; False if there is none."""
+        published_to = {publishing.topic for publishing in self._all_publishings}
+        for topic in self._topics.values():
+            if topic.is_untouched and topic not in published_to:
+                del self._topics[topic.name]
+                topic.close()
+                return True
+        return False
 
     async def handle(self, stream: Stream) -> None:
         """Serve one stream to its end; raises StreamResetError, which the server passes on to the peer."""
@@ -105,7 +135,7 @@ class Topics:
         if not self._publishable:
             raise StreamResetError(ErrorCode.FORBIDDEN, "this server lets nobody publish: it has no --topics")
         publisher = _name(stream, "publisher")
-        topic = self.topic(stream.path)
+        topic = self._topic(stream.path)
         publishing = Publishing(topic, stream, publisher)
         key = (topic.name, publisher)
         if publisher:
@@ -128,7 +158,7 @@ class Topics:
                 del self._publishings[key]
 
     async def _subscribe(self, stream: Stream, request: Request) -> None:
-        topic = self.topic(stream.path)
+        topic = self._topic(stream.path)
         topic.expire()
         name = _name(stream, "name")
         policy = _policy(stream, topic)
@@ -143,7 +173,7 @@ class Topics:
 
     async def _position(self, stream: Stream) -> None:
         """A subscriber has committed what it was sent on a stream of before."""
-        topic = self.topic(stream.path)
+        topic = self._topic(stream.path)
         name = _name(stream, "name")
         committed = _committed(stream, topic, name)
         if committed is None:
@@ -152,7 +182,7 @@ class Topics:
             )
         for subscription in topic.subscriptions:
             if subscription.name == name:
-                subscription.committed = max(subscription.committed, committed)
+                subscription.committed = max(subscription.committed, min(committed, topic.next - 1))
         topic.moved()
         await stream.reply()
 
@@ -161,7 +191,7 @@ class Topics:
         start: Any = stream.args.get("from", LATEST)
         epoch = text(stream, "epoch")
         if epoch is not None and epoch != topic.epoch:
-            return topic.first  # its numbers are of another count
+            return 1  # its numbers are of another count, and of this one it has had nothing
         match start:
             case str() if start == LATEST:
                 return topic.next
@@ -171,11 +201,11 @@ class Topics:
                 if not name:
                     raise StreamResetError(ErrorCode.REFUSED, "from 'committed' needs the subscriber's name")
                 return topic.positions.get(name, topic.first - 1) + 1
-            case int() if not isinstance(start, bool) and start >= 1:
+            case int() if not isinstance(start, bool) and 1 <= start <= MAX_SEQUENCE:
                 return start
         raise StreamResetError(
             ErrorCode.REFUSED,
-            f"from must be latest, earliest, committed or a number, not {start!r}",
+            f"from must be latest, earliest, committed or a number from 1 to {MAX_SEQUENCE}, not {start!r}",
         )
 
     def close(self) -> None:
@@ -211,12 +241,14 @@ def _name(stream: Stream, argument: str) -> str:
 def _committed(stream: Stream, topic: Topic, name: str) -> int | None:
     """What the subscriber says that it has committed in this epoch, which is remembered; None if nothing.
 
-    Only forwards: what it has said by COMMIT may be ahead of this.
+    Only forwards: what it has said by COMMIT may be ahead of this. And no further than there
+    are messages: one that begins with a number to come names what lies before that.
     """
     committed = number(stream, "committed")
     if committed is None or not name or text(stream, "epoch") != topic.epoch:
         return None
-    topic.remember(topic.positions, name, max(committed, topic.positions.get(name, 0)))
+    reached = min(committed, topic.next - 1)
+    topic.remember(topic.positions, name, max(reached, topic.positions.get(name, 0)))
     return committed
 
 
