@@ -48,6 +48,24 @@ async def test_everything_sent_before_closing_arrives(make_context):
     assert context.pool.stats().in_flight == 0
 
 
+async def test_a_stream_given_up_in_mid_frame_is_not_ended_as_well_when_its_connection_is_closed(
+    make_context,
+):
+    async with serving(make_context()) as served, anyio.create_task_group() as tasks:
+        stream, peer, theirs = await served.peer()
+        stream._channel.handled = False
+        stream.connection.engine._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
+        await stream.send(b"x" * 16 * MIB)
+        await until(lambda: at_rest(stream))
+        stream.reset(reason="enough")
+        tasks.start_soon(stream.connection.aclose)
+        await take_leave(peer)
+        assert theirs.reset_reason == "enough"
+        peer.sock.shutdown(socket.SHUT_WR)
+        await stream.connection.wait_closed()
+        assert stream.connection.engine.error is None
+
+
 async def test_three_megabytes_sent_and_closed_at_once_arrive(make_context):
     received = []
 

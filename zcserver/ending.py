@@ -107,6 +107,8 @@ class Ending:
             channel: Channel = state.owner
             if channel.handled:
                 continue  # a handler still works on it: running transfers are finished first
+            if channel.error is not None:
+                continue  # given up; its RESET follows the frame that was begun
             if channel.last_completion is None:
                 self._engine.send(channel, end_marker())
             elif delivered and not channel.outgoing:

@@ -468,10 +468,10 @@ def as_bytes(data: Any) -> memoryview:
     """The memory of an object with the buffer protocol. MisuseError without it, or for gaps in it."""
     try:
         view = memoryview(data)
-    except TypeError:
+    except (TypeError, ValueError) as error:  # (ValueError: numpy's dates, for one)
         raise MisuseError(
-            f"cannot use {type(data).__name__} as memory: give a pool buffer, bytes, or an object with the "
-            f"buffer protocol"
+            f"cannot use {type(data).__name__} as memory ({error}): give a pool buffer, bytes, or an object "
+            f"with the buffer protocol"
         ) from None
     if not view.c_contiguous:
         raise MisuseError(
