@@ -236,7 +236,7 @@ async def test_misuse_of_buffers_and_streams_is_named(make_context):
         with pytest.raises(zcserver.MisuseError, match="str as memory"):
             await ours.send("text")
         with pytest.raises(zcserver.MisuseError, match="ndarray as memory"):
-            await stream.send(numpy.zeros(1, "M8[s]"))
+            await ours.send(numpy.zeros(1, "M8[s]"))
         with pytest.raises(zcserver.MisuseError, match="contiguous"):
             await ours.send(numpy.zeros((10, 10))[:, 1])
         with pytest.raises(zcserver.RequestTooLargeError):
