@@ -51,24 +51,61 @@ async def test_streams_that_are_given_up_at_once_leave_no_more_handlers_than_twi
             release.set()
 
 
-async def test_streams_that_only_wait_leave_receive_memory_to_others(make_context):
-    async def echo(stream):
+@pytest.mark.parametrize("read", [True, False], ids=["read", "unread"])
+async def test_streams_that_only_wait_leave_receive_memory_to_others(make_context, read):
+    async def handler(stream):
+        if stream.path == "/idle" and not read:
+            await anyio.sleep_forever()
         async for message in stream:
             await stream.send(bytes(message))
 
     context = make_context(receive_memory=8 * MIB)
-    async with zcserver.serve(echo, port=0, context=context) as server:
+    async with zcserver.serve(handler, port=0, context=context) as server:
         with deadline(), await RawPeer.connect(server.port) as peer:
             for _ in range(64):
-                await peer.open()
+                await peer.open(path="/idle")
             await pong(peer)
             async with zcserver.connect(port=server.port, context=make_context()) as connection:
                 stream = await connection.open("ECHO", "/")
-                await stream.send(b"x" * 1000)
-                assert bytes(await stream.receive()) == b"x" * 1000
+                for _ in range(10):  # what comes back of these is not promised to the others
+                    await stream.send(b"x" * 1000)
+                    assert bytes(await stream.receive()) == b"x" * 1000
+            if not read:
+                assert context.receive_memory.used <= context.receive_memory.limit // 2
 
 
-async def test_who_waited_for_memory_that_came_back_may_wait_for_the_peer_as_long_as_it_takes(make_context):
+async def test_who_waits_for_memory_that_stays_away_is_told_whatever_else_goes_on(make_context):
+    context = make_context(receive_memory=4 * MIB, memory_seconds=0.3)
+    failed = anyio.Event()
+
+    async def handler(stream):
+        if stream.path == "/":
+            async for message in stream:
+                await stream.send(bytes(message))
+            return
+        with pytest.raises(zcserver.PoolTimeoutError, match="drop received messages"):
+            await stream.receive()
+        failed.set()
+
+    async with (
+        zcserver.serve(handler, port=0, context=context) as server,
+        zcserver.connect(port=server.port, context=make_context()) as connection,
+    ):
+        with deadline():
+            busy = await connection.open("ECHO", "/")
+            await busy.send(b"ping")
+            await busy.receive()
+            memory = context.receive_memory
+            kept = memory.take(memory.limit - memory.used)
+            await connection.open("GET", "/waiting")
+            while not failed.is_set():
+                await busy.send(b"ping")
+                await busy.receive()
+            del kept
+
+
+@pytest.mark.parametrize("used", [3, 4])
+async def test_who_has_memory_may_wait_for_the_peer_as_long_as_it_takes(make_context, used):
     context = make_context(receive_memory=4 * MIB, memory_seconds=0.3)
     received = []
 
@@ -78,10 +115,11 @@ async def test_who_waited_for_memory_that_came_back_may_wait_for_the_peer_as_lon
     async with zcserver.serve(handler, port=0, context=context) as server:
         memory = context.receive_memory
         with deadline(), await RawPeer.connect(server.port) as peer:
-            kept = memory.take(memory.limit - memory.used)
+            kept = [memory.take(MIB) for _ in range(used)]  # more than half of it, or all
             stream = await peer.open()
             await pong(peer)
-            del kept
+            if used == 4:
+                del kept
             await anyio.sleep(2 * context.memory_seconds)
             await peer.send(stream, b"late")
             await until(lambda: received == [b"late"])

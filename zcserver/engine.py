@@ -286,14 +286,13 @@ class Engine:
         """A stream was accepted: let the opener send a little before the application begins to read.
 
         Not from the second half of the account: streams that nobody reads must not starve those that are.
+        They get theirs when somebody begins to.
         """
         credit = self._context.initial_credit
         memory = self._context.receive_memory
         if memory.roomy(credit) and memory.reserve(credit):
             self.codec.credit(channel.state, credit)
             self.flush_soon()
-        else:
-            self._starve(channel)
 
     def _channel(self, state: StreamState) -> Channel:
         context = self._context
@@ -343,30 +342,36 @@ class Engine:
 
     def grant(self, channel: Channel) -> None:
         """The application took something, or begins to read: promise the peer more if that is due."""
+        if not self._promise(channel) and not channel.starving:
+            self._set_starving(channel, True)
+            self._ask_again(channel)
+
+    def _promise(self, channel: Channel) -> bool:
+        """False if more is due to the peer, and receive memory is full."""
         inbox = channel.inbox
         if inbox.ended or inbox.discarding:
-            return
+            return True
         more = inbox.grant()
         if more > 0:
             self.codec.credit(channel.state, channel.state.recv_credit + more)
             self.flush_soon()
-        elif more < 0 and not channel.starving:
-            self._starve(channel)
+        if more >= 0 and channel.starving:
+            self._set_starving(channel, False)
+        return more >= 0
 
-    def _starve(self, channel: Channel) -> None:
-        """Receive memory is full: grant when some of it comes back."""
-        channel.starving = True
-        if channel.wants_news:  # whoever waits for more waits with a deadline from now on
+    def _set_starving(self, channel: Channel, starving: bool) -> None:
+        channel.starving = starving
+        if channel.wants_news:  # whoever waits for more does so with a deadline, or without one, from now on
             channel.on_news()
+
+    def _ask_again(self, channel: Channel) -> None:
+        """Once some receive memory has come back."""
         regrant = partial(self._regrant, channel)
         self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
 
     def _regrant(self, channel: Channel) -> None:
-        channel.starving = False
-        if channel.wants_news:
-            channel.on_news()
-        if self.ending.phase is not Phase.CLOSED:
-            self.grant(channel)
+        if self.ending.phase is not Phase.CLOSED and not self._promise(channel):
+            self._ask_again(channel)
 
     def reset(self, channel: Channel, code: int, reason: str) -> None:
         """Give the stream up, both ways. A frame that was begun is finished first."""

@@ -441,6 +441,7 @@ class Stream:
         channel = self._channel
         engine = self._engine
         channel.handled = False
+        channel.inbox.drop()
         engine.flush_soon()
         if channel.error is not None or engine.error is not None:
             return

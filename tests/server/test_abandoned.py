@@ -9,6 +9,7 @@ from tests.raw_peer import RawPeer, deadline, until
 from tests.server.requests import ask, connected, get
 from zcserver.file_protocol import DIGEST, GET
 from zcserver.server import FileServer, Root
+from zcserver.server.refusals import refusals
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -55,6 +56,11 @@ async def test_a_connection_that_was_lost(served, slow, ended, make_context):
             await ask_and_go(server, slow, GET, "/file")
     slow.close()
     assert [request.status for request in ended] == ["LOST"]
+
+
+async def test_a_lost_connection_is_no_failure_of_the_disk():
+    with pytest.raises(zcserver.ConnectionLostError), refusals("/file"):
+        raise zcserver.ConnectionLostError("lost")  # also an OSError
 
 
 async def test_digests_of_huge_files_keep_no_processor(served, files, make_context):

@@ -23,8 +23,6 @@ CHUNKS: Final = 2
 FIRST_WINDOW: Final = 256 * 1024
 
 _NOWHERE: Final = memoryview(bytearray(0))
-# What a short piece costs besides its bytes: the object and its place in the queue.
-_BESIDES: Final = 96
 _EMPTY: Final = (b"", True, HEADER_SIZE)  # an empty message
 
 
@@ -231,7 +229,7 @@ class Inbox:
         length = len(content)
         if length <= SMALL:
             content = bytes(content)
-            self._memory.hold(wire + _BESIDES)
+            self._memory.hold(wire)
         self.pieces.append((content, ends, wire) if length or not ends else _EMPTY)
         self.held += wire
         if ends:
@@ -246,7 +244,7 @@ class Inbox:
         content, ends, wire = self.pieces.popleft()
         self.held -= wire
         if content.__class__ is bytes:
-            self._memory.let_go(wire + _BESIDES)
+            self._memory.let_go(wire)
         return content, ends
 
     # -- the application's side ----------------------------------------------------------------------
@@ -396,6 +394,6 @@ class Inbox:
         self._target = _NOWHERE
 
     def __del__(self) -> None:
-        kept = [wire + _BESIDES for content, _, wire in self.pieces if content.__class__ is bytes]
+        kept = [wire for content, _, wire in self.pieces if content.__class__ is bytes]
         if kept:
             self._memory.dropped(sum(kept))

@@ -6,7 +6,7 @@ import stat
 from types import TracebackType
 from typing import Final
 
-from zcserver.errors import StreamResetError
+from zcserver.errors import StreamResetError, TransferError
 from zcserver.file_protocol import (
     EXISTS,
     IO_ERROR,
@@ -64,7 +64,7 @@ class refusals:  # noqa: N801 â€“ used like a function: ``with refusals(path): â
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, TransferError):
             code, words = _BY_ERRNO.get(error.errno or 0, _OTHERWISE)
             why = error.strerror or type(error).__name__
             reason = words.format(path=shown(self._path), doing=self._doing, why=why)

@@ -143,7 +143,7 @@ class Upload:
         """Refuse a parent directory to which nothing can be renamed."""
         if os.fstat(directory).st_dev != os.fstat(self._staging.fd).st_dev:
             raise self._elsewhere()
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _check_space(self) -> None:
