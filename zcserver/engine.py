@@ -23,7 +23,7 @@ from .context import Context
 from .ending import Ending, Phase
 from .errors import ConnectionLostError, MessageTooLargeError, MisuseError, StreamResetError
 from .memory import Principal
-from .receiving.inbox import Inbox
+from .receiving.inbox import UNDECIDED, Inbox
 from .receiving.receiver import Receiver
 from .sending.lanes import Lanes
 from .sending.message import Outgoing
@@ -32,6 +32,8 @@ from .sending.statistics import TransferStatistics
 
 # Queued messages are written together at the end of the loop's turn, or at once when this much has come.
 _BATCH: Final = 1 << 20
+# Bytes promised for a new stream when receive memory is scarce: its end, and a short message.
+_LEAST_CREDIT: Final = 4096
 
 
 @contextlib.contextmanager
@@ -270,7 +272,7 @@ class Engine:
             )
         credit = self._context.initial_credit
         if not self._context.receive_memory.reserve(credit):
-            credit = 0
+            credit = min(credit, _LEAST_CREDIT)
         try:
             with _misuse():
                 state = self.codec.open(method, path, args, credit)
@@ -285,14 +287,18 @@ class Engine:
     def grant_first(self, channel: Channel) -> None:
         """A stream was accepted: let the opener send a little before the application begins to read.
 
-        Not from the second half of the account: streams that nobody reads must not starve those that are.
-        They get theirs when somebody begins to.
+        Of the second half of the account just enough to end it: streams that nobody reads must not starve
+        those that are.
         """
         credit = self._context.initial_credit
         memory = self._context.receive_memory
-        if memory.roomy(credit) and memory.reserve(credit):
+        if not memory.roomy(credit):
+            credit = min(credit, _LEAST_CREDIT)
+        if memory.reserve(credit):
             self.codec.credit(channel.state, credit)
             self.flush_soon()
+        else:
+            self._ask_again(channel)
 
     def _channel(self, state: StreamState) -> Channel:
         context = self._context
@@ -370,7 +376,11 @@ class Engine:
         self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
 
     def _regrant(self, channel: Channel) -> None:
-        if self.ending.phase is not Phase.CLOSED and not self._promise(channel):
+        if self.ending.phase is Phase.CLOSED or channel.inbox.discarding:
+            return
+        if channel.inbox.mode == UNDECIDED and not channel.state.recv_credit:
+            self.grant_first(channel)
+        elif not self._promise(channel):
             self._ask_again(channel)
 
     def reset(self, channel: Channel, code: int, reason: str) -> None:
