@@ -272,7 +272,7 @@ class Engine:
             )
         credit = self._context.initial_credit
         if not self._context.receive_memory.reserve(credit):
-            credit = min(credit, _LEAST_CREDIT)
+            credit = 0
         try:
             with _misuse():
                 state = self.codec.open(method, path, args, credit)
