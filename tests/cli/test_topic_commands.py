@@ -1,5 +1,6 @@
 """``pub``, ``sub`` and ``serve --topics``, as in a shell: pipes, files, lost servers, closed pipes."""
 
+import contextlib
 import re
 import select
 import signal
@@ -239,29 +240,31 @@ def test_one_server_has_files_and_topics(tmp_path):
         assert '"connections": 3' in server.stdout
 
 
-def test_a_running_subscription_does_not_keep_the_server_from_ending(tmp_path):
-    (tmp_path / "log").write_bytes(b"here\n")
+@contextlib.contextmanager
+def with_a_subscriber(log):
+    """A server, and a subscriber that has received the line of ``log`` from /t."""
+    log.write_bytes(b"here\n")
     with serving("--topics", "--grace", "60") as server:
-        url = f"{server.url}/t"
-        zcserver("pub", url, tmp_path / "log")
-        with running("sub", url, "--from", "1") as reader:
+        zcserver("pub", f"{server.url}/t", log)
+        with running("sub", f"{server.url}/t", "--from", "1") as reader:
             assert reader.stdout.readline() == "here\n"
-            assert server.stop() == 0
-            assert "trying again" in reader.stderr.readline()
+            yield server, reader
+
+
+def test_a_running_subscription_does_not_keep_the_server_from_ending(tmp_path):
+    with with_a_subscriber(tmp_path / "log") as (server, reader):
+        assert server.stop() == 0
+        assert "trying again" in reader.stderr.readline()
 
 
 def test_a_server_that_waits_for_a_stopped_subscriber_says_so(tmp_path):
-    (tmp_path / "log").write_bytes(b"here\n")
-    with serving("--topics", "--grace", "60") as server:
-        url = f"{server.url}/t"
-        zcserver("pub", url, tmp_path / "log")
-        with running("sub", url, "--from", "1") as reader:
-            assert reader.stdout.readline() == "here\n"
-            reader.send_signal(signal.SIGSTOP)
-            zcserver("pub", url, tmp_path / "log")
-            server.process.send_signal(signal.SIGTERM)
-            said = server.process.stderr.readline()
-            assert said == "finishing 1 running requests (Ctrl-C ends them)\n"
+    with with_a_subscriber(tmp_path / "log") as (server, reader):
+        reader.send_signal(signal.SIGSTOP)
+        zcserver("pub", f"{server.url}/t", tmp_path / "log")
+        server.process.send_signal(signal.SIGTERM)
+        said = server.process.stderr.readline()
+        assert said == "finishing 1 running requests (Ctrl-C ends them)\n"
+        reader.kill()
         assert server.process.wait(PATIENCE) == 0
 
 
