@@ -22,11 +22,15 @@ CONTENDERS = {
     "raw-splice": "raw_splice",
     "raw-send": "raw_send",
     "asyncio": "asyncio_streams",
+    "asyncio-batch": "asyncio_batch",
     "asyncio-buffered": "asyncio_buffered",
     "uvloop": "uvloop_streams",
+    "uvloop-batch": "uvloop_batch",
     "uvloop-buffered": "uvloop_buffered",
     "zcserver": "zcserver_messages",
+    "zcserver-batch": "zcserver_batch",
     "zcserver-uvloop": "zcserver_uvloop",
+    "zcserver-batch-uvloop": "zcserver_batch_uvloop",
 }
 LARGEST = 2 << 20  # bytes of a message: a region of zcserver's pool
 MOST_MESSAGES = 100_000  # so that small messages do not take minutes
@@ -200,7 +204,7 @@ def read_settings(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     sizes = ["64KiB", "256KiB", "1MiB"]
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=[parse_size(size) for size in sizes])
-    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--gib", type=float, default=2.0, help="GiB per run (at most 100,000 messages)")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--baseline", choices=CONTENDERS, default="asyncio", help="what the ratios are to")

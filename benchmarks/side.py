@@ -36,6 +36,11 @@ COPY_RING = 256 << 10
 stream after `drain`, so that no message is overwritten there, and small enough to stay in the cache,
 which favours the copying side."""
 
+BATCH = 2 << 20
+"""Bytes of a batch of messages in zcserver, headers included: a region of its pool."""
+COPY_BATCH = 1 << 20
+"""Bytes of messages that a copying sender hands over at once if it can: the best of 256 KiB to 2 MiB."""
+
 _NUMBER = struct.Struct("=Q")
 _WORDS_PER_PAGE = PAGE // _NUMBER.size
 

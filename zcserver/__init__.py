@@ -36,6 +36,7 @@ from .errors import (
     ZCServerError,
 )
 from .memory import Buffer
+from .sending.batch import Batch
 from .sending.completion import Completion
 from .stream import Message, Stream
 from .transport import (
@@ -55,6 +56,7 @@ from .transport import (
 
 __all__ = [
     "DEFAULT_PORT",
+    "Batch",
     "Buffer",
     "BufferStateError",
     "ByteStream",

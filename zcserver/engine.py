@@ -311,7 +311,7 @@ class Engine:
         """Queue a message. It leaves at the end of the loop's turn, together with its neighbours."""
         if channel.state.send_state == UNANSWERED:
             self.codec.reply(channel.state, {}, 0)
-        channel.queued += outgoing.nbytes
+        channel.queued += outgoing.nbytes - outgoing.framed  # (a batch begins behind its first header)
         if outgoing.flags & END_STREAM:
             channel.last_completion = outgoing
         channel.outgoing.append(outgoing)

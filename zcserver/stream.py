@@ -13,11 +13,12 @@ from .channel import Channel
 from .errors import MisuseError, PoolTimeoutError
 from .memory import Buffer
 from .receiving.inbox import CHUNKS, MESSAGES, UNDECIDED
+from .sending.batch import Batch
 from .sending.completion import Completion
 from .sending.files import FileRegion, file_size
 from .sending.foreign import ForeignMemory
 from .sending.lanes import REFERENCE_THRESHOLD
-from .sending.message import Outgoing, end_marker
+from .sending.message import Outgoing, batch_of_messages, end_marker
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -87,7 +88,8 @@ class Stream:
         ``data`` is a pool :class:`Buffer` of this connection (it goes by reference and is gone for you:
         rule 1), or any C-contiguous object with the buffer protocol (bytes, array, numpy array, mmap),
         which must not be changed before the completion resolves. That goes by reference only to peers the
-        application trusts. ``end=True`` makes it the stream's last message.
+        application trusts. A :class:`Batch` is several messages with one completion, which is as for a buffer
+        otherwise. ``end=True`` makes it, or the batch's last one, the stream's last message.
 
         Cancelled while it waits, it has queued nothing and a buffer is still yours. Raises
         BufferStateError and ViewsAliveError (see :meth:`Buffer.seal`), MisuseError after the end, and
@@ -98,20 +100,23 @@ class Stream:
             await self._wait_for_room()
         if channel.error is not None or channel.last_completion is not None:
             self._check_sendable()
-        if data.__class__ is not Buffer:
+        kind = data.__class__
+        if kind is Buffer or kind is Batch:
+            data.seal(allow_views)
+            buffer = data if kind is Buffer else data.buffer
+            mine = buffer.principal is self.connection.principal
+            address = buffer.address if mine and buffer.by_reference and self._context.by_reference else 0
+            if kind is Buffer:
+                outgoing = Outgoing(buffer.nbytes, buffer, None, address, end)
+            else:
+                outgoing = batch_of_messages(data, address, end)
+        else:
             view = as_bytes(data)
             if self._goes_by_reference(view) and _is_mapped(data):
                 # A page fault of a cold mapping reads the disk: not on the event loop (rule 10).
                 await anyio.to_thread.run_sync(self._fault_in, view)
                 self._check_sendable()
             outgoing = self._foreign(view, end)
-        else:
-            data.seal(allow_views)
-            mine = data.principal is self.connection.principal
-            if mine and data.by_reference and self._context.by_reference:
-                outgoing = Outgoing(data.nbytes, data, None, data.address, end)
-            else:
-                outgoing = Outgoing(data.nbytes, data, None, 0, end)
         self._engine.send(channel, outgoing)
         return outgoing
 

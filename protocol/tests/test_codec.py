@@ -204,6 +204,47 @@ def test_data_that_may_not_be_sent() -> None:
     assert theirs.reset_code == ErrorCode.CANCELLED
 
 
+def test_headers_of_messages_that_lie_side_by_side_are_those_of_single_ones() -> None:
+    one, other = joined(), joined()
+    lengths = [0, 1, 5000, 32, 0, 700]
+    for client, server in (one, other):
+        ours, _ = stream_between(client, server)
+        if client is one[0]:
+            for length in lengths:
+                client.send(ours, b"x" * length, END_MESSAGE)
+        else:
+            ends = [sum(lengths[: index + 1]) + 32 * (index + 1) for index in range(len(lengths))]
+            memory = bytearray(b"-" * 7 + b"x" * ends[-1])
+            client.codec.data_headers_into(memory, ours, 7, [7 + end for end in ends])
+            client.write_control()
+            client.wire += memory[7:]
+            client.codec.data_written(len(memory) - 7)
+    assert one[0].wire == other[0].wire
+    for client, server in (one, other):
+        settle(client, server)
+        assert [len(piece.payload) for piece in server.pieces] == lengths
+        [state] = client.codec.streams.values()
+        assert (state.send_messages, state.send_offset) == (len(lengths), sum(lengths))
+        assert client.codec.framed == client.codec.peer_acknowledged == state.send_wire
+
+
+def test_headers_of_messages_that_lie_side_by_side_are_judged_like_single_ones() -> None:
+    client, server = joined(server=Limits(max_frame=16384))
+    ours, _ = stream_between(client, server, credit=40_000)
+    codec, memory = client.codec, bytearray(60_000)
+    assert "may be sent" in refused(
+        codec, lambda: codec.data_headers_into(memory, ours, 0, [132, 132 + 16417])
+    )
+    assert "may be sent" in refused(codec, lambda: codec.data_headers_into(memory, ours, 0, [132, 150]))
+    too_much = [16000, 32000, 48000]
+    refused(codec, lambda: codec.data_headers_into(memory, ours, 0, too_much))
+    assert "do not fit" in refused(codec, lambda: codec.data_headers_into(memory[:90], ours, 0, [60, 120]))
+    client.send(ours, b"x", 0, 5)
+    assert "does not continue" in refused(codec, lambda: codec.data_headers_into(memory, ours, 0, [132]))
+    codec.reset(ours, ErrorCode.CANCELLED, "")
+    assert "reset" in refused(codec, lambda: codec.data_headers_into(memory, ours, 0, [132]))
+
+
 def test_frames_are_no_larger_than_the_peer_takes() -> None:
     client, server = joined(server=Limits(max_frame=16384))
     ours, _ = stream_between(client, server)

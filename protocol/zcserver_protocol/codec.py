@@ -7,6 +7,7 @@ never passes through here.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 from .control import encode_reason, encode_reply, encode_request
@@ -238,6 +239,37 @@ class Codec(Incoming):
             stream.send_state = HALF[FLOWING, "end"]
             if stream.recv_state == ENDED:
                 self._retire(stream)
+
+    def data_headers_into(self, buffer: Any, stream: StreamState, start: int, ends: Sequence[int]) -> None:
+        """Write the headers of whole messages that lie in ``buffer`` as on the wire, from ``start`` on.
+
+        Each frame ends at the next of ``ends`` and begins where the one before ends: 32 bytes for the header,
+        then the message. The same as ``data_header_into`` for each of them, with END_MESSAGE.
+        """
+        wire = stream.send_wire + ends[-1] - start
+        if (
+            stream.send_remaining != BOUNDARY
+            or wire > stream.send_credit
+            or stream.send_state != FLOWING
+            or self._max_data < 0
+        ):
+            raise self._bad_header(stream, ends[0] - start - HEADER_SIZE, 0, END_MESSAGE, 0)
+        offset = stream.send_offset
+        position = start
+        try:
+            for end in ends:
+                length = end - position - HEADER_SIZE
+                if not 0 <= length <= self._max_data:
+                    raise self._bad_header(stream, length, 0, END_MESSAGE, 0)
+                _pack_into(buffer, position, DATA, END_MESSAGE, 0, stream.id, length, 0, offset, 0)
+                offset += length
+                position = end
+        except struct.error as error:
+            raise LocalProtocolError(f"the headers do not fit: {error}") from None
+        stream.send_wire = wire
+        stream.send_offset = offset
+        stream.send_messages += len(ends)
+        self.framed += position - start
 
     def data_written(self, n: int) -> None:
         """``n`` more DATA-frame bytes were handed to the socket, in the order of their headers."""

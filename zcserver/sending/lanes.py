@@ -114,12 +114,13 @@ class Lanes:
             if frame.lane != REFERENCE:
                 break
             sent = frame.sent
-            header = HEADER_SIZE - sent if sent < HEADER_SIZE else 0
-            left = frame.nbytes - sent - header
+            # In a slot of its own, except in a run, where it lies before its payload.
+            header = HEADER_SIZE - sent if sent < HEADER_SIZE and frame.run is None else 0
+            left = (frame.rest if one_frame else frame.nbytes - sent) - header
             at = frame.outgoing.address + frame.start + sent + header - HEADER_SIZE
             offset = at & _PAGE_MASK
             pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
-            if header:  # in a slot of its own
+            if header:
                 slots -= 1
             if pages > slots:
                 if slots < PIECE_SLOTS >> 1 and frames:
@@ -145,10 +146,12 @@ class Lanes:
         for frame in self.train:
             if frame.lane != lane or total >= _COPY_BYTES or len(buffers) >= _COPY_BUFFERS:
                 break
-            buffers += frame.copyable()
-            total += frame.nbytes - frame.sent
+            header, payload = frame.copyable()
             if one_frame:
+                buffers += header, payload[: frame.rest - len(header)]
                 break
+            buffers += header, payload
+            total += frame.nbytes - frame.sent
         sent = self._kernel.sendmsg(self._sock, buffers)
         buffers.clear()  # memory can only come home when no view of it is left
         self._advance(sent, COPY)
@@ -191,7 +194,9 @@ class Lanes:
                 after = frame.nbytes
             frame.sent = after
             sent -= after - before
-            if before < HEADER_SIZE:
+            if frame.run is not None:
+                payload -= frame.headers_in(before, after)
+            elif before < HEADER_SIZE:
                 payload -= (after if after < HEADER_SIZE else HEADER_SIZE) - before
             if after < frame.nbytes:
                 break

@@ -1,5 +1,6 @@
 """What is on its way: messages as the application queued them, frames as the wire sees them."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -11,6 +12,7 @@ from .completion import Completion
 if TYPE_CHECKING:
     from zcserver.memory import Principal
 
+    from .batch import Batch
     from .files import FileRegion
     from .slab import HeaderSlab
 
@@ -40,10 +42,14 @@ class Outgoing(Completion):
     ``address`` is 0 for what may only be copied; ``view`` is what the copy lane reads; ``framed`` is how
     many of its ``nbytes`` have become DATA frames, the last of which carries ``flags``; ``referenced`` tells
     that the kernel may hold its pages. ``shared``: whose memory it is, if not the connection's.
+
+    A ``batch`` is several messages: ``stop`` is where the one ends whose payload goes on at ``framed``, and
+    ``nbytes`` counts the room for headers, too.
     """
 
     __slots__ = (
         "address",
+        "batch",
         "file",
         "flags",
         "framed",
@@ -51,6 +57,7 @@ class Outgoing(Completion):
         "nbytes",
         "referenced",
         "shared",
+        "stop",
         "view",
     )
 
@@ -71,11 +78,21 @@ class Outgoing(Completion):
         self.flags = END_MESSAGE | END_STREAM if ends_stream else END_MESSAGE
         self.file = file
         self.shared = shared
+        self.batch: Batch | None = None
         self.framed = 0
+        self.stop = nbytes
         self.referenced = False
         # What Completion.__init__ does: one call less for every message.
         self.done = False
         self._error = self._event = self._callbacks = None
+
+    def skip(self, count: int) -> None:
+        """The batch's next ``count`` messages are framed: go on with the one behind them."""
+        batch = self.batch
+        assert batch is not None
+        batch.framed += count
+        self.framed = batch.start(batch.framed)
+        self.stop = batch.ends[batch.framed]
 
     def keep_rest(self) -> None:
         """The caller may write to the memory from now on: copy it, unless all of it is in the socket."""
@@ -112,6 +129,15 @@ def _still_read(error: BaseException) -> BaseException:
     return lost
 
 
+def batch_of_messages(batch: "Batch", address: int, ends_stream: bool) -> Outgoing:
+    """All messages of a sealed batch."""
+    outgoing = Outgoing(batch.ends[-1], batch.buffer, None, address, ends_stream)
+    outgoing.batch = batch
+    outgoing.framed = batch.start(0)
+    outgoing.stop = batch.ends[0]
+    return outgoing
+
+
 def end_marker() -> Outgoing:
     """An END_STREAM of its own, which ends no message."""
     marker = Outgoing(0, view=memoryview(b""), ends_stream=True)
@@ -120,22 +146,23 @@ def end_marker() -> Outgoing:
 
 
 class Frame:
-    """One DATA frame: 32 header bytes and a run of one message's payload.
+    """One DATA frame: 32 header bytes and some of one message's payload. Or several, see `run_of_frames`.
 
     ``sent`` counts the bytes written to the socket, header first; ``end`` is the frame's end in the
-    connection's count of DATA bytes; ``last`` marks the message's last frame. The header is in ``header``
-    from ``header_start`` on: in the ``slab``, for frames that may go by reference, else in memory of its own.
-    ``written`` is called once the whole frame is in the socket.
+    connection's count of DATA bytes; ``last`` marks the last frame of ``outgoing``. The header is in
+    ``header`` from ``header_start`` on: in the ``slab``, for frames that may go by reference, else in memory
+    of its own. ``run``: of several frames, the messages, by their index in the batch. ``written`` is called
+    once the whole frame is in the socket.
     """
 
     __slots__ = (
-        "end", "header", "header_start", "lane", "last", "nbytes", "outgoing", "payload", "sent", "slab",
-        "start", "written",
+        "end", "header", "header_start", "lane", "last", "nbytes", "outgoing", "payload", "run", "sent",
+        "slab", "start", "written",
     )  # fmt: skip
 
     def __init__(self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None") -> None:
         self.outgoing = outgoing
-        self.start = start = outgoing.framed  # the payload's offset in its message
+        self.start = start = outgoing.framed  # the payload's offset in its memory
         self.nbytes = size + HEADER_SIZE
         self.lane = lane
         self.slab = slab
@@ -146,6 +173,7 @@ class Frame:
             self.header = slab.view
             self.header_start = slab.take()
         self.payload: Any = None
+        self.run: range | None = None
         self.sent = 0
         self.end = 0
         self.last = start + size == outgoing.nbytes
@@ -162,3 +190,37 @@ class Frame:
             return b"", payload[self.sent - HEADER_SIZE :]
         start = self.header_start
         return memoryview(self.header)[start + self.sent : start + HEADER_SIZE], payload
+
+    @property
+    def rest(self) -> int:
+        """How many bytes of a frame that was begun are still to be written; 0 between two frames of a run."""
+        if self.run is None:
+            return self.nbytes - self.sent
+        position = self.start - HEADER_SIZE + self.sent
+        ends = self.outgoing.batch.ends  # type: ignore[union-attr]
+        return ends[bisect_left(ends, position, self.run.start)] - position
+
+    def headers_in(self, start: int, stop: int) -> int:
+        """How many of a run's bytes from ``start`` to ``stop`` are headers."""
+        return self._headers_before(stop) - self._headers_before(start)
+
+    def _headers_before(self, nbytes: int) -> int:
+        run, batch = self.run, self.outgoing.batch
+        assert run is not None
+        assert batch is not None
+        position = self.start - HEADER_SIZE + nbytes
+        index = bisect_right(batch.ends, position, run.start, run.stop)
+        begun = position - batch.start(index) + HEADER_SIZE  # of the message that position lies in
+        return (index - run.start) * HEADER_SIZE + min(begun, HEADER_SIZE)
+
+
+def run_of_frames(outgoing: Outgoing, batch: "Batch", lane: int, stop: int) -> Frame:
+    """The next messages of a batch, before message ``stop``, sent and acknowledged as if they were one frame.
+
+    They lie in memory as on the wire, each header right before its payload, the first one before ``start``.
+    """
+    frame = Frame(outgoing, batch.ends[stop - 1] - outgoing.framed, lane, None)
+    frame.run = range(batch.framed, stop)
+    frame.header = batch.writable
+    frame.header_start = frame.start - HEADER_SIZE
+    return frame

@@ -4,6 +4,7 @@ Bytes move in one direction through here: a channel's queue → frames in the ``
 ``Lanes`` → socket; an acknowledged offset comes back through the ledger and frees what it covers.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -11,14 +12,15 @@ from typing import Any, Final, Protocol
 
 from zcserver.memory import PAGE, Pool, Principal
 from zcserver_protocol.codec import Codec
-from zcserver_protocol.frames import CRC, HEADER_SIZE
+from zcserver_protocol.frames import CRC, END_MESSAGE, HEADER_SIZE
 from zcserver_protocol.states import FLOWING
 from zcserver_protocol.streams import StreamState
 
+from .batch import Batch
 from .files import FileRegion, Offload
 from .lanes import Lanes
 from .ledger import Ledger
-from .message import COPY, FILE, REFERENCE, Frame, Outgoing
+from .message import COPY, FILE, REFERENCE, Frame, Outgoing, run_of_frames
 from .slab import PLACES, HeaderSlab
 from .statistics import TransferStatistics
 
@@ -108,7 +110,7 @@ class Sender:
             while True:
                 if self._ready:
                     self._frame_ahead()
-                if not train or not train[0].sent:
+                if not train or not train[0].sent or not train[0].rest:
                     # To the last frame that is due: behind what the full socket left of the ones before,
                     # a REPLY may have come whose stream's DATA is on the train.
                     while self._control or codec.control_pending:
@@ -116,7 +118,7 @@ class Sender:
                             self._control = memoryview(codec.take_control())
                         self._control = lanes.send_control(self._control, bool(train))
                 if train:
-                    lanes.send_train(bool(train[0].sent) and codec.control_pending)
+                    lanes.send_train(codec.control_pending)
                 elif not codec.control_pending:
                     if self._slab is not None and not self.ledger:
                         self._drop_slab()  # an idle connection keeps no page of a region in flight
@@ -130,7 +132,7 @@ class Sender:
         while ready and ledger.framed - lanes.written < _FRAMED_AHEAD:
             channel = ready[0]
             outgoing = channel.outgoing[0]
-            size = outgoing.nbytes - outgoing.framed
+            size = outgoing.stop - outgoing.framed
             if size > self.max_frame:
                 size = self.max_frame
             in_flight = ledger.framed - ledger.acknowledged
@@ -143,7 +145,10 @@ class Sender:
                     self._set_aside(channel)  # until CREDIT, or REPLY
                     continue
                 size = room
-            if outgoing.file is None:
+            batch = outgoing.batch
+            if batch is not None and self._frame_run(channel, outgoing, batch, room, self.window - in_flight):
+                pass
+            elif outgoing.file is None:
                 slab = None
                 if outgoing.address:
                     slab = self._slab
@@ -159,6 +164,18 @@ class Sender:
                 self._set_aside(channel)
             elif len(ready) > 1:
                 ready.rotate(-1)
+
+    def _frame_run(self, channel: Channel, outgoing: Outgoing, batch: Batch, room: int, most: int) -> bool:
+        """Cut as many of the batch's next messages as may go at once; False if not even the first, whole."""
+        begin = batch.start(batch.framed)
+        length = outgoing.stop - begin
+        if outgoing.framed != begin or length > min(room, self.max_frame):
+            return False
+        limit = begin + max(length, min(room, most - HEADER_SIZE, _FRAMED_AHEAD))
+        stop = bisect_right(batch.ends, limit)
+        lane = REFERENCE if outgoing.address else COPY
+        self._commit(channel, outgoing, run_of_frames(outgoing, batch, lane, stop))
+        return True
 
     def _set_aside(self, channel: Channel) -> None:
         """The channel at the head has nothing to frame now: others go on; it waits to be made ready."""
@@ -222,25 +239,53 @@ class Sender:
         """Write the frame's header and give it its place in the byte stream: from here it will be sent."""
         size = frame.nbytes - HEADER_SIZE
         flags = crc = 0
-        left = outgoing.nbytes - outgoing.framed - size
-        if not left:
-            flags = outgoing.flags
-            channel.outgoing.popleft()
-            self._statistics.messages_sent += 1
-        if self._checksum is not None and size:
-            crc = self._checksum(frame.copyable()[1])
-            flags |= CRC
-        outgoing.framed += size
-        self._codec.data_header_into(frame.header, frame.header_start, channel.state, size, left, flags, crc)
+        before = outgoing.framed
+        outgoing.framed = framed = before + size
+        left = outgoing.stop - framed
+        if left <= 0:
+            count = 1 if frame.run is None else len(frame.run)
+            self._statistics.messages_sent += count
+            if frame.last:
+                flags = outgoing.flags
+                channel.outgoing.popleft()
+            else:
+                flags = END_MESSAGE
+                outgoing.skip(count)
+        if frame.run is not None:
+            self._write_headers(channel.state, outgoing, frame.run, flags)
+        else:
+            if self._checksum is not None and size:
+                crc = self._checksum(frame.copyable()[1])
+                flags |= CRC
+            start = frame.header_start
+            self._codec.data_header_into(frame.header, start, channel.state, size, left, flags, crc)
         self._train.append(frame)
         self.ledger.add(frame)
-        channel.queued = queued = channel.queued - size
+        channel.queued = queued = channel.queued - (outgoing.framed - before)
         if queued <= channel.room_below:
             channel.on_room()
 
+    def _write_headers(self, state: StreamState, outgoing: Outgoing, run: range, last_flags: int) -> None:
+        """The headers of a run, each in front of its message."""
+        batch = outgoing.batch
+        assert batch is not None
+        memory = batch.writable
+        if self._checksum is None and last_flags == END_MESSAGE:
+            start = batch.start(run.start) - HEADER_SIZE
+            self._codec.data_headers_into(memory, state, start, batch.ends[run.start : run.stop])
+            return
+        for index in run:
+            start, end = batch.start(index), batch.ends[index]
+            flags = last_flags if index == run[-1] else END_MESSAGE
+            crc = 0
+            if self._checksum is not None and end > start:
+                crc = self._checksum(memory[start:end])
+                flags |= CRC
+            self._codec.data_header_into(memory, start - HEADER_SIZE, state, end - start, 0, flags, crc)
+
     def farewell(self) -> None:
         """The connection ends now: write the control frames that are due, if no frame is half written."""
-        if not self._train or not self._train[0].sent:
+        if not self._train or not self._train[0].sent or not self._train[0].rest:
             words = bytes(self._control) + self._codec.take_control()
             self._control = self._lanes.send_control(memoryview(words), False)
 
