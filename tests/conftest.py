@@ -6,6 +6,7 @@ to run only the first while developing.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tests.kernels import CopyingKernel, ForbiddenKernel
 from tests.mutants import MUTANTS
 from zcserver import Context
 from zcserver.kernel.calls import Kernel
+
+# A suite that was started in the background ignores Ctrl-C, and so would the commands that it interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Under CI pytest shows whole differences, and those of megabytes take it minutes.
 for name in ("CI", "BUILD_NUMBER"):

@@ -48,7 +48,8 @@ async def test_its_messages_arrive_as_they_were_added(make_context, sizes):
             completion = await ours.send(await batch_of(ours.connection, sizes))
             assert [bytes(await theirs.receive()) for _ in sizes] == contents(sizes)
             await completion.wait()
-        assert ours.connection.statistics.messages_sent == 3 * len(sizes)
+        statistics = ours.connection.statistics
+        assert statistics.messages_sent == statistics.messages_acknowledged == 3 * len(sizes)
     assert context.pool.stats().in_flight == 0
 
 
@@ -97,6 +98,40 @@ async def test_messages_longer_than_a_frame_are_cut(make_context, window):
         completion = await ours.send(await batch_of(ours.connection, sizes))
         assert [bytes(await theirs.receive()) for _ in sizes] == contents(sizes)
         await completion.wait()
+
+
+@pytest.mark.parametrize(
+    ("window", "max_frame", "longest"),
+    [(MIB, 16 * KIB, 16 * KIB), (128 * KIB, MIB, 32 * KIB - HEADER_SIZE)],
+    ids=["peer", "window"],
+)
+async def test_no_frame_of_it_is_too_long_for_the_peer_or_the_window(
+    make_context, window, max_frame, longest
+):
+    sizes = [100, 40_000, 100, longest, 0, longest + 1, 100_000, 7]
+    async with serving(make_context(window=window)) as served:
+        stream, peer, theirs = await served.peer(limits=Limits(max_frame=max_frame))
+        completion = await stream.send(await batch_of(stream.connection, sizes))
+        await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == len(sizes))
+        await completion.wait()
+        assert peer.messages[theirs.id] == contents(sizes)
+        assert max(each[2] for each in peer.log if each[0] == "DATA") == longest
+
+
+async def test_another_stream_has_its_turns_between_the_messages(make_context):
+    sizes = [16 * KIB] * 120
+    async with serving(make_context()) as served:
+        batched, peer, one = await served.peer(credit=0)
+        single, other = await served.stream(peer, credit=0)
+        await batched.send(await batch_of(batched.connection, sizes))
+        for size in sizes:
+            await single.send(b"x" * size)
+        for stream in (one, other):
+            peer.codec.credit(stream, 1 << 30)
+        await peer.flush()
+        await peer.read_until(lambda: len(peer.messages.get(one.id, ())) == len(sizes))
+        turns = [each[1] for each in peer.log if each[0] == "DATA"]
+        assert turns.count(other.id) >= len(sizes) // 5
 
 
 async def test_little_credit_cuts_a_message_in_two(make_context):
@@ -190,16 +225,55 @@ async def test_its_views_end_when_it_is_sent(make_context):
         with pytest.raises(zcserver.ViewsAliveError, match="drop them first"):
             await ours.send(batch)
         del array
+        batch.buffer.view[batch.start(0)] = ord("b")
         await (await ours.send(batch)).wait()
         for view in (first, second):
             with pytest.raises(ValueError, match="released"):
                 view[0] = 1
-        for verb in (lambda: batch.add(1), batch.release):
+        for verb in (lambda: batch.add(64 * KIB), batch.release):
             with pytest.raises(zcserver.BufferStateError):
                 verb()
         with pytest.raises(zcserver.BufferStateError, match="acquire a new one"):
             await ours.send(batch)
-        assert [bytes(await theirs.receive()) for _ in range(2)] == [b"a" * 100] * 2
+        assert [bytes(await theirs.receive()) for _ in range(2)] == [b"b" + b"a" * 99, b"a" * 100]
+
+
+async def test_arrays_of_it_may_live_if_the_caller_says_so(make_context):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        batch = await ours.connection.acquire_batch(MIB)
+        views = [batch.add(8) for _ in range(3)]
+        arrays = [np.frombuffer(view, np.uint64) for view in views]
+        for number, array in enumerate(arrays):
+            array[:] = number
+        completion = await ours.send(batch, allow_views=True)
+        assert [bytes(await theirs.receive()) for _ in views] == [bytes(array) for array in arrays]
+        await completion.wait()
+
+
+async def test_sizes_may_be_of_numpy(make_context):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        batch = await ours.connection.acquire_batch(2 * MIB)
+        for size in np.array([60_000] * 30, np.uint16):
+            batch.add(size)[:] = b"n" * 60_000
+        await ours.send(batch, end=True)
+        assert [len(message) async for message in theirs] == [60_000] * 30
+
+
+async def test_a_released_batch_is_home_though_its_views_are_kept(make_context):
+    context = make_context()
+    async with joined(make_context(), context) as ends:
+        ours, _ = await ends.stream()
+        batch = await ours.connection.acquire_batch(MIB)
+        view = batch.add(100)
+        batch.release()
+        assert context.pool.stats().free == context.pool.size
+        with pytest.raises(ValueError, match="released"):
+            view[0] = 1
+        for verb in (lambda: batch.add(MIB), batch.release):
+            with pytest.raises(zcserver.BufferStateError):
+                verb()
 
 
 async def test_leaving_its_block_releases_it_unless_it_was_sent(make_context):

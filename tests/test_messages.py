@@ -108,6 +108,26 @@ async def test_a_completion_means_that_the_peer_has_it_all(make_context):
         assert connection.engine.sender.ledger.acknowledged == connection.engine.sender.ledger.framed
 
 
+async def test_copied_memory_is_free_for_those_who_wait_as_soon_as_it_is_in_the_socket(
+    make_context, monkeypatch
+):
+    """Not only when they look for memory that came back by itself."""
+    monkeypatch.setattr("zcserver.memory.pool.ROUND", 1e6)
+    context = make_context(pool_size=4 * MIB, lanes=("copy",), memory_seconds=10)
+
+    async def handler(stream):
+        async for _ in stream:
+            pass
+
+    async with (
+        zcserver.serve(handler, port=0, context=make_context()) as server,
+        zcserver.connect(port=server.port, context=context) as connection,
+    ):
+        stream = await connection.open("PUT", "/x")
+        for _ in range(12):
+            await stream.send(await connection.acquire(2 * MIB))
+
+
 async def test_a_file_goes_out_from_the_page_cache(make_context, tmp_path):
     content = b"".join(index.to_bytes(8) for index in range(2 * MIB)) + b"tail"  # 16 MiB: the socket fills up
     path = tmp_path / "file"

@@ -1,13 +1,10 @@
 """Several messages side by side in one buffer, each behind room for its header: sent as they lie there."""
 
-from typing import Final
+from operator import index as as_index
 
 from zcserver.errors import BufferStateError, MisuseError
-from zcserver.kernel.calls import memory_at, pointer_to
 from zcserver.memory import Buffer, BufferState
 from zcserver_protocol.frames import HEADER_SIZE
-
-_NOTHING: Final = memoryview(b"")
 
 
 class Batch:
@@ -18,48 +15,44 @@ class Batch:
     use ``with``: leaving the block releases it unless it was sent.
 
     A message takes its bytes and 32 more for its header. The kernel is given pieces of up to 1 MiB however
-    small the messages are: so even small ones need not be copied. ``ends`` tells where each message ends in
-    ``buffer`` (offsets in bytes).
+    small the messages are: so even small ones need not be copied. All of the memory comes home when the last
+    message is acknowledged. ``ends`` tells where each message ends in ``buffer`` (offsets in bytes).
     """
 
-    __slots__ = ("_views", "buffer", "ends", "framed", "writable")
+    __slots__ = ("_views", "buffer", "ends")
 
     def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
         self.ends: list[int] = []
-        self.framed = 0
-        """For the sender: how many messages have become frames."""
-        self.writable = _NOTHING
-        """For the sender: all headers and messages, once sealed."""
         self._views: list[memoryview] = []
 
     def add(self, nbytes: int) -> memoryview | None:
         """The next message: a writable view of its ``nbytes`` bytes (format ``B``); None if it does not fit.
 
-        Views stay writable until the batch is sent, and end then. Raises MisuseError for a message that would
-        not fit into an empty batch either, and BufferStateError after the batch was sent or released.
+        The view ends when the batch is sent; should that be refused because of an array of it, fetch it anew
+        from ``batch.buffer.view``. Raises MisuseError for a message that would not fit into an empty batch
+        either, and BufferStateError once the batch was sent or released.
         """
-        ends = self.ends
+        buffer, ends = self.buffer, self.ends
+        if buffer.state != BufferState.FILLING:
+            raise BufferStateError(f"cannot add a message to {self!r}: acquire a new one")
         start = self.start(len(ends))
-        end = start + nbytes
-        if nbytes < 0 or end > self.buffer.nbytes:
-            if ends and nbytes >= 0:
+        end = start + as_index(nbytes)
+        if end < start or end > buffer.nbytes:
+            if ends and end >= start:
                 return None
             raise MisuseError(
                 f"a message of {nbytes} bytes and its header of {HEADER_SIZE} do not fit into this batch of "
-                f"{self.buffer.nbytes} bytes: acquire a larger one"
+                f"{buffer.nbytes} bytes: acquire a larger one"
             )
-        try:
-            view = self.buffer.view[start:end]
-        except (AttributeError, ValueError):
-            raise BufferStateError(f"cannot add a message to {self!r}: acquire a new one") from None
+        view = buffer.view[start:end]
         ends.append(end)
         self._views.append(view)
         return view
 
-    def start(self, index: int) -> int:
-        """Where message ``index`` begins in the buffer; its header lies right before."""
-        return self.ends[index - 1] + HEADER_SIZE if index else HEADER_SIZE
+    def start(self, number: int) -> int:
+        """Where message ``number`` (from 0) begins in the buffer; its header lies right before."""
+        return self.ends[number - 1] + HEADER_SIZE if number else HEADER_SIZE
 
     def __len__(self) -> int:
         """How many messages were added."""
@@ -69,20 +62,21 @@ class Batch:
         """As :meth:`Buffer.seal`, for the views of all messages. MisuseError if there is none."""
         if not self.ends:
             raise MisuseError("this batch has no message: add one before it is sent, or release it")
-        for view in self._views:
-            try:
-                view.release()
-            except BufferError:
-                break  # an array of it is alive: the buffer will say so
+        self._end_views()
         self.buffer.seal(allow_views)
-        self._views.clear()
-        # A header is written when its message's turn has come: before that it is not in flight.
-        self.writable = memoryview(memory_at(pointer_to(self.buffer.address), self.ends[-1]))
 
     def release(self) -> None:
         """Give the memory back unsent, as :meth:`Buffer.release` does."""
-        self._views.clear()
+        self._end_views()
         self.buffer.release()
+
+    def _end_views(self) -> None:
+        for view in self._views:
+            try:
+                view.release()
+            except BufferError:  # an array of it is alive: the buffer will see that, too
+                continue
+        self._views.clear()
 
     def __enter__(self) -> "Batch":
         return self

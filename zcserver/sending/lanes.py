@@ -146,11 +146,10 @@ class Lanes:
         for frame in self.train:
             if frame.lane != lane or total >= _COPY_BYTES or len(buffers) >= _COPY_BUFFERS:
                 break
-            header, payload = frame.copyable()
+            buffers += frame.copyable()
             if one_frame:
-                buffers += header, payload[: frame.rest - len(header)]
+                buffers[1] = buffers[1][: frame.rest - len(buffers[0])]
                 break
-            buffers += header, payload
             total += frame.nbytes - frame.sent
         sent = self._kernel.sendmsg(self._sock, buffers)
         buffers.clear()  # memory can only come home when no view of it is left

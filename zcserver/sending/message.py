@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zcserver.errors import ConnectionLostError
+from zcserver.kernel.calls import memory_at, pointer_to
 from zcserver_protocol.frames import END_MESSAGE, END_STREAM, HEADER_SIZE
 
 from .completion import Completion
@@ -43,8 +44,8 @@ class Outgoing(Completion):
     many of its ``nbytes`` have become DATA frames, the last of which carries ``flags``; ``referenced`` tells
     that the kernel may hold its pages. ``shared``: whose memory it is, if not the connection's.
 
-    A ``batch`` is several messages: ``stop`` is where the one ends whose payload goes on at ``framed``, and
-    ``nbytes`` counts the room for headers, too.
+    Or the messages of a ``batch``: ``message`` is the number of the one to be framed next, which goes on at
+    offset ``framed`` and ends at ``stop``; ``nbytes`` counts the room for headers, too.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Outgoing(Completion):
         "flags",
         "framed",
         "memory",
+        "message",
         "nbytes",
         "referenced",
         "shared",
@@ -79,6 +81,7 @@ class Outgoing(Completion):
         self.file = file
         self.shared = shared
         self.batch: Batch | None = None
+        self.message = 0
         self.framed = 0
         self.stop = nbytes
         self.referenced = False
@@ -90,9 +93,9 @@ class Outgoing(Completion):
         """The batch's next ``count`` messages are framed: go on with the one behind them."""
         batch = self.batch
         assert batch is not None
-        batch.framed += count
-        self.framed = batch.start(batch.framed)
-        self.stop = batch.ends[batch.framed]
+        self.message = message = self.message + count
+        self.framed = batch.start(message)
+        self.stop = batch.ends[message]
 
     def keep_rest(self) -> None:
         """The caller may write to the memory from now on: copy it, unless all of it is in the socket."""
@@ -110,7 +113,7 @@ class Outgoing(Completion):
     def fail(self, error: BaseException) -> None:
         """The stream or connection died. Pages that the peer may still read are not simply freed."""
         memory, foreign = self.memory, self.view is not None
-        self.memory = self.view = None
+        self.memory = self.view = self.batch = None
         if memory is not None:
             if self.referenced:
                 memory.abandon()
@@ -151,13 +154,13 @@ class Frame:
     ``sent`` counts the bytes written to the socket, header first; ``end`` is the frame's end in the
     connection's count of DATA bytes; ``last`` marks the last frame of ``outgoing``. The header is in
     ``header`` from ``header_start`` on: in the ``slab``, for frames that may go by reference, else in memory
-    of its own. ``run``: of several frames, the messages, by their index in the batch. ``written`` is called
-    once the whole frame is in the socket.
+    of its own. ``messages`` are how many end in it. ``run``: of several frames, the numbers of their messages
+    in the batch. ``written`` is called once the whole frame is in the socket.
     """
 
     __slots__ = (
-        "end", "header", "header_start", "lane", "last", "nbytes", "outgoing", "payload", "run", "sent",
-        "slab", "start", "written",
+        "end", "header", "header_start", "lane", "last", "messages", "nbytes", "outgoing", "payload", "run",
+        "sent", "slab", "start", "written",
     )  # fmt: skip
 
     def __init__(self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None") -> None:
@@ -173,6 +176,7 @@ class Frame:
             self.header = slab.view
             self.header_start = slab.take()
         self.payload: Any = None
+        self.messages = 0
         self.run: range | None = None
         self.sent = 0
         self.end = 0
@@ -220,7 +224,8 @@ def run_of_frames(outgoing: Outgoing, batch: "Batch", lane: int, stop: int) -> F
     They lie in memory as on the wire, each header right before its payload, the first one before ``start``.
     """
     frame = Frame(outgoing, batch.ends[stop - 1] - outgoing.framed, lane, None)
-    frame.run = range(batch.framed, stop)
-    frame.header = batch.writable
+    frame.run = range(outgoing.message, stop)
+    # Written to when the run's turn has come: until then these bytes are not in flight (rule 1).
+    frame.header = memoryview(memory_at(pointer_to(batch.buffer.address), batch.ends[stop - 1]))
     frame.header_start = frame.start - HEADER_SIZE
     return frame

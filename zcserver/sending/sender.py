@@ -27,6 +27,8 @@ from .statistics import TransferStatistics
 # Frames are cut this far ahead of the socket, in bytes: enough for the next pieces, little enough that a
 # control frame or another stream never waits behind more.
 _FRAMED_AHEAD: Final = 1 << 20
+# And so much of a batch at a time when other streams have something to send, too.
+_SHARED_TURN: Final = 64 << 10
 Checksum = Callable[[object], int]
 
 
@@ -167,12 +169,17 @@ class Sender:
 
     def _frame_run(self, channel: Channel, outgoing: Outgoing, batch: Batch, room: int, most: int) -> bool:
         """Cut as many of the batch's next messages as may go at once; False if not even the first, whole."""
-        begin = batch.start(batch.framed)
+        ends, first = batch.ends, outgoing.message
+        begin = batch.start(first)
+        longest = min(room, self.max_frame)
         length = outgoing.stop - begin
-        if outgoing.framed != begin or length > min(room, self.max_frame):
+        if outgoing.framed != begin or length > longest:
             return False
-        limit = begin + max(length, min(room, most - HEADER_SIZE, _FRAMED_AHEAD))
-        stop = bisect_right(batch.ends, limit)
+        turn = _FRAMED_AHEAD if len(self._ready) == 1 else _SHARED_TURN
+        stop = bisect_right(ends, begin + max(length, min(room, most - HEADER_SIZE, turn)))
+        if ends[stop - 1] - begin > longest:  # perhaps one has to be cut: it ends the run
+            long = (number for number in range(first, stop) if ends[number] - batch.start(number) > longest)
+            stop = next(long, stop)
         lane = REFERENCE if outgoing.address else COPY
         self._commit(channel, outgoing, run_of_frames(outgoing, batch, lane, stop))
         return True
@@ -243,7 +250,7 @@ class Sender:
         outgoing.framed = framed = before + size
         left = outgoing.stop - framed
         if left <= 0:
-            count = 1 if frame.run is None else len(frame.run)
+            frame.messages = count = 1 if frame.run is None else len(frame.run)
             self._statistics.messages_sent += count
             if frame.last:
                 flags = outgoing.flags
@@ -252,7 +259,7 @@ class Sender:
                 flags = END_MESSAGE
                 outgoing.skip(count)
         if frame.run is not None:
-            self._write_headers(channel.state, outgoing, frame.run, flags)
+            self._write_headers(channel.state, frame, frame.run, flags)
         else:
             if self._checksum is not None and size:
                 crc = self._checksum(frame.copyable()[1])
@@ -265,18 +272,17 @@ class Sender:
         if queued <= channel.room_below:
             channel.on_room()
 
-    def _write_headers(self, state: StreamState, outgoing: Outgoing, run: range, last_flags: int) -> None:
+    def _write_headers(self, state: StreamState, frame: Frame, run: range, last_flags: int) -> None:
         """The headers of a run, each in front of its message."""
-        batch = outgoing.batch
+        batch, memory = frame.outgoing.batch, frame.header
         assert batch is not None
-        memory = batch.writable
         if self._checksum is None and last_flags == END_MESSAGE:
-            start = batch.start(run.start) - HEADER_SIZE
-            self._codec.data_headers_into(memory, state, start, batch.ends[run.start : run.stop])
+            ends = batch.ends[run.start : run.stop]
+            self._codec.data_headers_into(memory, state, frame.header_start, ends)
             return
-        for index in run:
-            start, end = batch.start(index), batch.ends[index]
-            flags = last_flags if index == run[-1] else END_MESSAGE
+        for number in run:
+            start, end = batch.start(number), batch.ends[number]
+            flags = last_flags if number == run[-1] else END_MESSAGE
             crc = 0
             if self._checksum is not None and end > start:
                 crc = self._checksum(memory[start:end])
@@ -300,8 +306,10 @@ class Sender:
                 slab.live -= 1
                 if not slab.live and slab is not self._slab:
                     slab.buffer.home()
+            completed += frame.messages
             if frame.last:
                 outgoing = frame.outgoing
+                outgoing.batch = None
                 memory = outgoing.memory
                 if memory is not None and outgoing.view is None:
                     outgoing.memory = None
@@ -309,7 +317,6 @@ class Sender:
                 elif memory is not None or outgoing.file is not None:
                     outgoing.memory_home()
                 outgoing.resolve()
-                completed += 1
         self._statistics.messages_acknowledged += completed
 
     def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
