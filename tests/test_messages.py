@@ -113,7 +113,7 @@ async def test_copied_memory_is_free_for_those_who_wait_as_soon_as_it_is_in_the_
 ):
     """Not only when they look for memory that came back by itself."""
     monkeypatch.setattr("zcserver.memory.pool.ROUND", 1e6)
-    context = make_context(pool_size=4 * MIB, lanes=("copy",), memory_seconds=10)
+    context = make_context(pool_size=4 * MIB, lanes=("copy",), memory_seconds=1e6)
 
     async def handler(stream):
         async for _ in stream:
@@ -124,8 +124,9 @@ async def test_copied_memory_is_free_for_those_who_wait_as_soon_as_it_is_in_the_
         zcserver.connect(port=server.port, context=context) as connection,
     ):
         stream = await connection.open("PUT", "/x")
-        for _ in range(12):
-            await stream.send(await connection.acquire(2 * MIB))
+        with deadline():
+            for _ in range(12):
+                await stream.send(await connection.acquire(2 * MIB))
 
 
 async def test_a_file_goes_out_from_the_page_cache(make_context, tmp_path):
