@@ -3,7 +3,8 @@
 from operator import index as as_index
 
 from zcserver.errors import BufferStateError, MisuseError
-from zcserver.memory import Buffer, BufferState
+from zcserver.memory import Buffer
+from zcserver.memory.buffer import FILLING
 from zcserver_protocol.frames import HEADER_SIZE
 
 
@@ -34,9 +35,9 @@ class Batch:
         either, and BufferStateError once the batch was sent or released.
         """
         buffer, ends = self.buffer, self.ends
-        if buffer.state != BufferState.FILLING:
+        if buffer.state != FILLING:
             raise BufferStateError(f"cannot add a message to {self!r}: acquire a new one")
-        start = self.start(len(ends))
+        start = ends[-1] + HEADER_SIZE if ends else HEADER_SIZE
         end = start + as_index(nbytes)
         if end < start or end > buffer.nbytes:
             if ends and end >= start:
@@ -82,7 +83,7 @@ class Batch:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.buffer.state == BufferState.FILLING:
+        if self.buffer.state == FILLING:
             self.release()
 
     def __repr__(self) -> str:

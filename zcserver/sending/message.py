@@ -206,6 +206,8 @@ class Frame:
 
     def headers_in(self, start: int, stop: int) -> int:
         """How many of a run's bytes from ``start`` to ``stop`` are headers."""
+        if not start and stop == self.nbytes:
+            return self.messages * HEADER_SIZE
         return self._headers_before(stop) - self._headers_before(start)
 
     def _headers_before(self, nbytes: int) -> int:
