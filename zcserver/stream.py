@@ -31,8 +31,8 @@ class Message:
     """One received message. ``data`` is a memoryview of its bytes, in one piece.
 
     The memory is the application's for as long as any view or array of it lives, and goes back by itself
-    after that; holding many messages holds receive memory. Messages of up to 64 KiB that came in together
-    share a piece of 260 KiB, which is held by any of them: copy out what you keep for long, by
+    after that; holding many messages holds receive memory. Messages of 16 to 340 KiB that came in together
+    share a piece of up to 1 MiB, which is held by any of them: copy out what you keep for long, by
     ``bytes(message)``.
     """
 

@@ -29,11 +29,14 @@ from .inbox import Inbox
 from .memory import SMALL, ReceiveMemory
 
 _STAGING: Final = 64 * 1024
-# The largest frame that may share a block, in bytes of payload: a slice of it that the application keeps
-# holds at most four times its size.
-_MIDDLE: Final = 64 * 1024
-# Four frames of 64 KiB with their headers, in whole pages: small enough for a core's own cache.
-_BLOCK: Final = 4 * _MIDDLE + 4096
+# What frames that come in numbers share, in bytes: four of 64 KiB with their headers, in whole pages. A slice
+# that the application keeps holds all of it.
+_BLOCK: Final = 4 * 64 * 1024 + 4096
+# And what those of a peer share that sends faster than is read: the sender's pieces. Only while not much of
+# the account is used, for applications that keep a few of many messages.
+_LARGE_BLOCK: Final = 1 << 20
+# Frames of which fewer fit into a block have memory of their own.
+_WORTHWHILE: Final = 3
 _DRAIN: Final = 256 * 1024
 # Bytes read per readiness before other connections get their turn.
 _TURN: Final = 1 << 20
@@ -78,7 +81,7 @@ class Receiver:
         self._end = 0
         self._length = 0  # payload of the last frame: the next is likely to be as long
         self._before = 0  # of the one before: short and long ones may take turns
-        self._crowded = False  # the last turn brought frames in numbers
+        self._block = 0  # how large the next block is, if frames come in numbers
         self._in_place = False  # the current frame's payload stays where it is staged, in the block
         self._inbox: Inbox | None = None  # where the current frame's payload goes; None drains it
         self._frame: tuple[int, int, int] = (0, 0, 0)  # its flags, length, crc
@@ -119,7 +122,7 @@ class Receiver:
         if codec.acknowledgeable != codec.acknowledged and not waits:
             self._acknowledge()
         numbers = self._length > SMALL and turn >= 2 * (HEADER_SIZE + self._length)
-        self._crowded = numbers and self._memory.roomy(_BLOCK)
+        self._block = self._next_block(turn) if numbers else 0
         if self._staging is not self._own and not self._in_place:
             self._restage(self._own)  # an idle connection holds no block
         self.reading = False
@@ -137,6 +140,13 @@ class Receiver:
         self._codec.acknowledge()
         self._statistics.acknowledgements_sent += 1
 
+    def _next_block(self, turn: int) -> int:
+        """The size of blocks after a turn of so many bytes; 0 where memory is scarce."""
+        memory = self._memory
+        if turn >= _TURN >> 1 and memory.roomy(_LARGE_BLOCK + (memory.limit >> 2)):
+            return _LARGE_BLOCK
+        return _BLOCK if memory.roomy(_BLOCK) else 0
+
     def _restage(self, staging: memoryview) -> None:
         """Go on at the beginning of ``staging``, with what was not looked at yet."""
         have = self._end - self._start
@@ -147,12 +157,12 @@ class Receiver:
 
     def _read_header(self) -> tuple[int, int]:
         have = self._end - self._start
-        if self._crowded and SMALL < self._length <= _MIDDLE:
+        frame = HEADER_SIZE + self._length
+        if self._length > SMALL and frame * _WORTHWHILE <= self._block:
             # Whole frames, if the next are as long as the last: what is cut in two is copied to be joined.
-            frame = HEADER_SIZE + self._length
             due = max(frame, self._codec.needs)
             if self._staging is self._own or len(self._staging) - self._start < due:
-                self._restage(self._memory.take(_BLOCK))
+                self._restage(self._memory.take(self._block))
             room = len(self._staging) - self._start
             wanted = max(room - room % frame, due) - have
         else:
@@ -262,7 +272,9 @@ class Receiver:
                     self._statistics.received_copied_bytes += length
                     self._take_whole(inbox, event, copy)
                     return
-            elif self._crowded and length <= _MIDDLE and inbox.takes_whole(length, event.remaining):
+            elif (HEADER_SIZE + length) * _WORTHWHILE <= self._block and inbox.takes_whole(
+                length, event.remaining
+            ):
                 target = self._place_in_block(length)
                 if whole:
                     self._take_whole(inbox, event, target)
@@ -285,7 +297,7 @@ class Receiver:
         start = self._start
         if self._staging is self._own or len(self._staging) - start < length:
             self._statistics.received_copied_bytes += min(self._end - start, length)
-            self._restage(self._memory.take(_BLOCK))
+            self._restage(self._memory.take(self._block))
             start = 0
         return self._staging[start : start + length]
 
