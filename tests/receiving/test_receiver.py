@@ -21,7 +21,9 @@ from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
 KIB = 1024
 MIB = 1 << 20
 MIDDLE = 64 * KIB
+LARGEST = MIB // 3 - HEADER_SIZE  # that may share a block
 SIZES = [0, 1, 100, 16 * KIB, 16 * KIB + 1, 20_000, 48 * KIB, MIDDLE - 1, MIDDLE, MIDDLE + 1, 300 * KIB]
+SIZES += [LARGEST, LARGEST + 1]
 
 
 class Script(Kernel):
@@ -210,6 +212,32 @@ def test_middle_messages_in_numbers_are_slices_of_few_blocks():
     assert len({id(view.obj) for view in views[4:]}) == 3
     assert ends.kernel.calls - calls <= 4
     assert ends.statistics.received_copied_bytes == copied
+
+
+@pytest.mark.parametrize(("size", "count"), [(20_000, 52), (MIDDLE, 15), (200_000, 5), (LARGEST, 3)])
+def test_a_peer_that_sends_faster_than_is_read_fills_larger_blocks(size, count):
+    ends = Ends()
+    ends.arrive(b"".join(ends.message(content(0, size)) for _ in range(3 * MIB // size)))
+    while ends.inbox.take_message() is not None:
+        pass
+    calls, copied = ends.kernel.calls, ends.statistics.received_copied_bytes
+    ends.arrive(b"".join(ends.message(content(number, size)) for number in range(count)))
+    views = [ends.inbox.take_message() for _ in range(count)]
+    assert [bytes(view) for view in views] == [content(number, size) for number in range(count)]
+    assert len({id(view.obj) for view in views}) == 1
+    assert ends.kernel.calls - calls <= 2
+    assert ends.statistics.received_copied_bytes == copied
+    assert ends.memory.used - ends.memory.promised == MIB
+
+
+def test_an_application_that_keeps_a_few_of_many_messages_keeps_small_blocks():
+    ends = Ends()
+    ends.memory.unreserve(40 * MIB)
+    kept = [ends.memory.take(MIB) for _ in range(ends.memory.limit // 4 // MIB)]
+    ends.memory.reserve(40 * MIB)
+    ends.arrive(b"".join(ends.message(content(0, MIDDLE)) for _ in range(48)))
+    one = [ends.inbox.take_message() for _ in range(48)][40]
+    assert len(one) < ends.memory.used - ends.memory.promised - len(kept) * MIB <= 5 * MIDDLE
 
 
 def test_a_lone_middle_message_has_memory_of_its_own():
