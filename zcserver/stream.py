@@ -88,8 +88,8 @@ class Stream:
         ``data`` is a pool :class:`Buffer` of this connection (it goes by reference and is gone for you:
         rule 1), or any C-contiguous object with the buffer protocol (bytes, array, numpy array, mmap),
         which must not be changed before the completion resolves. That goes by reference only to peers the
-        application trusts. A :class:`Batch` is several messages with one completion, which is as for a buffer
-        otherwise. ``end=True`` makes it, or the batch's last one, the stream's last message.
+        application trusts. A :class:`Batch` of this connection is several messages with one completion, and
+        goes as a buffer does. ``end=True`` makes it, or the batch's last one, the stream's last message.
 
         Cancelled while it waits, it has queued nothing and a buffer is still yours. Raises
         BufferStateError and ViewsAliveError (see :meth:`Buffer.seal`), MisuseError after the end, and

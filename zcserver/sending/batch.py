@@ -16,8 +16,9 @@ class Batch:
     use ``with``: leaving the block releases it unless it was sent.
 
     A message takes its bytes and 32 more for its header. The kernel is given pieces of up to 1 MiB however
-    small the messages are: so even small ones need not be copied. All of the memory comes home when the last
-    message is acknowledged. ``ends`` tells where each message ends in ``buffer`` (offsets in bytes).
+    small the messages are: so even small ones need not be copied. One completion answers for all of them (if
+    it fails, some may have arrived), and all of the memory comes home when it resolves. ``ends`` tells where
+    each message ends in ``buffer`` (offsets in bytes).
     """
 
     __slots__ = ("_views", "buffer", "ends")
