@@ -115,7 +115,7 @@ class Lanes:
                 break
             sent = frame.sent
             # In a slot of its own, except in a run, where it lies before its payload.
-            header = HEADER_SIZE - sent if sent < HEADER_SIZE and frame.run is None else 0
+            header = HEADER_SIZE - sent if sent < HEADER_SIZE and frame.ends is None else 0
             left = (frame.rest if one_frame else frame.nbytes - sent) - header
             at = frame.outgoing.address + frame.start + sent + header - HEADER_SIZE
             offset = at & _PAGE_MASK
@@ -193,7 +193,7 @@ class Lanes:
                 after = frame.nbytes
             frame.sent = after
             sent -= after - before
-            if frame.run is not None:
+            if frame.ends is not None:
                 payload -= frame.headers_in(before, after)
             elif before < HEADER_SIZE:
                 payload -= (after if after < HEADER_SIZE else HEADER_SIZE) - before

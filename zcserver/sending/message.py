@@ -113,7 +113,7 @@ class Outgoing(Completion):
     def fail(self, error: BaseException) -> None:
         """The stream or connection died. Pages that the peer may still read are not simply freed."""
         memory, foreign = self.memory, self.view is not None
-        self.memory = self.view = self.batch = None
+        self.memory = self.view = None
         if memory is not None:
             if self.referenced:
                 memory.abandon()
@@ -154,12 +154,12 @@ class Frame:
     ``sent`` counts the bytes written to the socket, header first; ``end`` is the frame's end in the
     connection's count of DATA bytes; ``last`` marks the last frame of ``outgoing``. The header is in
     ``header`` from ``header_start`` on: in the ``slab``, for frames that may go by reference, else in memory
-    of its own. ``messages`` are how many end in it. ``run``: of several frames, the numbers of their messages
-    in the batch. ``written`` is called once the whole frame is in the socket.
+    of its own. ``messages`` are how many end in it. ``ends``: of several frames, where each ends in the
+    memory. ``written`` is called once the whole frame is in the socket.
     """
 
     __slots__ = (
-        "end", "header", "header_start", "lane", "last", "messages", "nbytes", "outgoing", "payload", "run",
+        "end", "ends", "header", "header_start", "lane", "last", "messages", "nbytes", "outgoing", "payload",
         "sent", "slab", "start", "written",
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ class Frame:
             self.header_start = slab.take()
         self.payload: Any = None
         self.messages = 0
-        self.run: range | None = None
+        self.ends: list[int] | None = None
         self.sent = 0
         self.end = 0
         self.last = start + size == outgoing.nbytes
@@ -198,26 +198,21 @@ class Frame:
     @property
     def rest(self) -> int:
         """How many bytes of a frame that was begun are still to be written; 0 between two frames of a run."""
-        if self.run is None:
+        if self.ends is None:
             return self.nbytes - self.sent
         position = self.start - HEADER_SIZE + self.sent
-        ends = self.outgoing.batch.ends  # type: ignore[union-attr]
-        return ends[bisect_left(ends, position, self.run.start)] - position
+        return self.ends[bisect_left(self.ends, position)] - position
 
     def headers_in(self, start: int, stop: int) -> int:
-        """How many of a run's bytes from ``start`` to ``stop`` are headers."""
-        if not start and stop == self.nbytes:
-            return self.messages * HEADER_SIZE
+        """How many of its bytes from ``start`` to ``stop`` are headers."""
         return self._headers_before(stop) - self._headers_before(start)
 
     def _headers_before(self, nbytes: int) -> int:
-        run, batch = self.run, self.outgoing.batch
-        assert run is not None
-        assert batch is not None
-        position = self.start - HEADER_SIZE + nbytes
-        index = bisect_right(batch.ends, position, run.start, run.stop)
-        begun = position - batch.start(index) + HEADER_SIZE  # of the message that position lies in
-        return (index - run.start) * HEADER_SIZE + min(begun, HEADER_SIZE)
+        ends = self.ends or ()
+        begin = self.start - HEADER_SIZE
+        index = bisect_right(ends, begin + nbytes)
+        begun = begin + nbytes - (ends[index - 1] if index else begin)  # of the frame that this lies in
+        return index * HEADER_SIZE + min(begun, HEADER_SIZE)
 
 
 def run_of_frames(outgoing: Outgoing, batch: "Batch", lane: int, stop: int) -> Frame:
@@ -225,9 +220,10 @@ def run_of_frames(outgoing: Outgoing, batch: "Batch", lane: int, stop: int) -> F
 
     They lie in memory as on the wire, each header right before its payload, the first one before ``start``.
     """
-    frame = Frame(outgoing, batch.ends[stop - 1] - outgoing.framed, lane, None)
-    frame.run = range(outgoing.message, stop)
+    ends = batch.ends[outgoing.message : stop]
+    frame = Frame(outgoing, ends[-1] - outgoing.framed, lane, None)
+    frame.ends = ends
     # Written to when the run's turn has come: until then these bytes are not in flight (rule 1).
-    frame.header = memoryview(memory_at(pointer_to(batch.buffer.address), batch.ends[stop - 1]))
+    frame.header = memoryview(memory_at(pointer_to(batch.buffer.address), ends[-1]))
     frame.header_start = frame.start - HEADER_SIZE
     return frame

@@ -250,16 +250,17 @@ class Sender:
         outgoing.framed = framed = before + size
         left = outgoing.stop - framed
         if left <= 0:
-            frame.messages = count = 1 if frame.run is None else len(frame.run)
+            frame.messages = count = 1 if frame.ends is None else len(frame.ends)
             self._statistics.messages_sent += count
             if frame.last:
                 flags = outgoing.flags
+                outgoing.batch = None
                 channel.outgoing.popleft()
             else:
                 flags = END_MESSAGE
                 outgoing.skip(count)
-        if frame.run is not None:
-            self._write_headers(channel.state, frame, frame.run, flags)
+        if frame.ends is not None:
+            self._write_headers(channel.state, frame, frame.ends, flags)
         else:
             if self._checksum is not None and size:
                 crc = self._checksum(frame.copyable()[1])
@@ -272,22 +273,21 @@ class Sender:
         if queued <= channel.room_below:
             channel.on_room()
 
-    def _write_headers(self, state: StreamState, frame: Frame, run: range, last_flags: int) -> None:
+    def _write_headers(self, state: StreamState, frame: Frame, ends: list[int], last_flags: int) -> None:
         """The headers of a run, each in front of its message."""
-        batch, memory = frame.outgoing.batch, frame.header
-        assert batch is not None
+        memory, begin = frame.header, frame.header_start
         if self._checksum is None and last_flags == END_MESSAGE:
-            ends = batch.ends[run.start : run.stop]
-            self._codec.data_headers_into(memory, state, frame.header_start, ends)
+            self._codec.data_headers_into(memory, state, begin, ends)
             return
-        for number in run:
-            start, end = batch.start(number), batch.ends[number]
-            flags = last_flags if number == run[-1] else END_MESSAGE
+        for end in ends:
+            start = begin + HEADER_SIZE
+            flags = last_flags if end == ends[-1] else END_MESSAGE
             crc = 0
             if self._checksum is not None and end > start:
                 crc = self._checksum(memory[start:end])
                 flags |= CRC
-            self._codec.data_header_into(memory, start - HEADER_SIZE, state, end - start, 0, flags, crc)
+            self._codec.data_header_into(memory, begin, state, end - start, 0, flags, crc)
+            begin = end
 
     def farewell(self) -> None:
         """The connection ends now: write the control frames that are due, if no frame is half written."""
@@ -309,7 +309,6 @@ class Sender:
             completed += frame.messages
             if frame.last:
                 outgoing = frame.outgoing
-                outgoing.batch = None
                 memory = outgoing.memory
                 if memory is not None and outgoing.view is None:
                     outgoing.memory = None
