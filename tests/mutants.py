@@ -42,8 +42,9 @@ def recycle_when_tcp_has_acknowledged(patch: pytest.MonkeyPatch) -> None:
         lanes = self._lanes
         acknowledged = lanes.written - lanes._kernel.unacknowledged(lanes._sock)
         for frame in self.ledger:
-            if frame.last and frame.end <= acknowledged and frame.outgoing.memory is not None:
-                frame.outgoing.memory_home()
+            if frame.last and frame.end <= acknowledged:
+                for outgoing in frame.messages:
+                    outgoing.memory_home()
         return blocked
 
     patch.setattr(Sender, "pump", too_early)

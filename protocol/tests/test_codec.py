@@ -213,9 +213,9 @@ def test_headers_of_messages_that_lie_side_by_side_are_those_of_single_ones() ->
             for length in lengths:
                 client.send(ours, b"x" * length, END_MESSAGE)
         else:
-            ends = [sum(lengths[: index + 1]) + 32 * (index + 1) for index in range(len(lengths))]
-            memory = bytearray(b"-" * 7 + b"x" * ends[-1])
-            client.codec.data_headers_into(memory, ours, 7, [7 + end for end in ends])
+            places = [7 + sum(lengths[:index]) + 32 * index for index in range(len(lengths))]
+            memory = bytearray(b"-" * 7 + b"x" * (sum(lengths) + 32 * len(lengths)))
+            client.codec.data_headers_into(memory, ours, places, lengths)
             client.write_control()
             client.wire += memory[7:]
             client.codec.data_written(len(memory) - 7)
@@ -233,16 +233,20 @@ def test_headers_of_messages_that_lie_side_by_side_are_judged_like_single_ones()
     ours, _ = stream_between(client, server, credit=40_000)
     codec, memory = client.codec, bytearray(60_000)
     assert "may be sent" in refused(
-        codec, lambda: codec.data_headers_into(memory, ours, 0, [132, 132 + 16417])
+        codec, lambda: codec.data_headers_into(memory, ours, [0, 132], [100, 16385])
     )
-    assert "may be sent" in refused(codec, lambda: codec.data_headers_into(memory, ours, 0, [132, 150]))
-    too_much = [16000, 32000, 48000]
-    refused(codec, lambda: codec.data_headers_into(memory, ours, 0, too_much))
-    assert "do not fit" in refused(codec, lambda: codec.data_headers_into(memory[:90], ours, 0, [60, 120]))
+    assert "may be sent" in refused(
+        codec, lambda: codec.data_headers_into(memory, ours, [0, 132], [100, -14])
+    )
+    places, too_much = [0, 16000, 32000], [15968, 15968, 15968]
+    assert "may be sent" in refused(codec, lambda: codec.data_headers_into(memory, ours, places, too_much))
+    assert "do not fit" in refused(
+        codec, lambda: codec.data_headers_into(memory[:90], ours, [0, 60], [28, 28])
+    )
     client.send(ours, b"x", 0, 5)
-    assert "does not continue" in refused(codec, lambda: codec.data_headers_into(memory, ours, 0, [132]))
+    assert "does not continue" in refused(codec, lambda: codec.data_headers_into(memory, ours, [0], [100]))
     codec.reset(ours, ErrorCode.CANCELLED, "")
-    assert "reset" in refused(codec, lambda: codec.data_headers_into(memory, ours, 0, [132]))
+    assert "reset" in refused(codec, lambda: codec.data_headers_into(memory, ours, [0], [100]))
 
 
 def test_frames_are_no_larger_than_the_peer_takes() -> None:

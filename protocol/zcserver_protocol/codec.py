@@ -7,7 +7,7 @@ never passes through here.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from .control import encode_reason, encode_reply, encode_request
@@ -240,36 +240,34 @@ class Codec(Incoming):
             if stream.recv_state == ENDED:
                 self._retire(stream)
 
-    def data_headers_into(self, buffer: Any, stream: StreamState, start: int, ends: Sequence[int]) -> None:
-        """Write the headers of whole messages that lie in ``buffer`` as on the wire, from ``start`` on.
+    def data_headers_into(
+        self, buffer: Any, stream: StreamState, places: Iterable[int], lengths: Sequence[int]
+    ) -> None:
+        """Write a header for each of several whole messages of ``lengths``, into ``buffer`` at its place.
 
-        Each frame ends at the next of ``ends`` and begins where the one before ends: 32 bytes for the header,
-        then the message. The same as ``data_header_into`` for each of them, with END_MESSAGE.
+        The same as ``data_header_into`` for each of them, with END_MESSAGE.
         """
-        wire = stream.send_wire + ends[-1] - start
-        if (
-            stream.send_remaining != BOUNDARY
-            or wire > stream.send_credit
-            or stream.send_state != FLOWING
-            or self._max_data < 0
-        ):
-            raise self._bad_header(stream, ends[0] - start - HEADER_SIZE, 0, END_MESSAGE, 0)
-        offset = stream.send_offset
-        position = start
+        if stream.send_remaining != BOUNDARY or stream.send_state != FLOWING:
+            raise self._bad_header(stream, lengths[0], 0, END_MESSAGE, 0)
+        offset = start = stream.send_offset
+        most, number = self._max_data, stream.id
         try:
-            for end in ends:
-                length = end - position - HEADER_SIZE
-                if not 0 <= length <= self._max_data:
+            for place, length in zip(places, lengths, strict=True):
+                if not 0 <= length <= most:
                     raise self._bad_header(stream, length, 0, END_MESSAGE, 0)
-                _pack_into(buffer, position, DATA, END_MESSAGE, 0, stream.id, length, 0, offset, 0)
+                _pack_into(buffer, place, DATA, END_MESSAGE, 0, number, length, 0, offset, 0)
                 offset += length
-                position = end
         except struct.error as error:
             raise LocalProtocolError(f"the headers do not fit: {error}") from None
+        count = len(lengths)
+        size = offset - start + HEADER_SIZE * count
+        wire = stream.send_wire + size
+        if wire > stream.send_credit:
+            raise self._bad_header(stream, size - HEADER_SIZE, 0, END_MESSAGE, 0)
         stream.send_wire = wire
         stream.send_offset = offset
-        stream.send_messages += len(ends)
-        self.framed += position - start
+        stream.send_messages += count
+        self.framed += size
 
     def data_written(self, n: int) -> None:
         """``n`` more DATA-frame bytes were handed to the socket, in the order of their headers."""

@@ -50,6 +50,7 @@ from .states import (
 from .streams import BOUNDARY, ILLEGAL, StreamState, after_frame, broken_rule
 
 _unpack = HEADER.unpack
+_unpack_from = HEADER.unpack_from
 
 
 class Incoming(Connection):
@@ -103,6 +104,51 @@ class Incoming(Connection):
         if self._flags:
             self._frame_complete()
         return True
+
+    def whole_messages(
+        self, stream: StreamState, data: Any, start: int, end: int, least: int, most: int
+    ) -> list[int]:
+        """Take the messages with which ``stream`` goes on between ``start`` and ``end`` of ``data``.
+
+        That is the receiver's own memory. The same as ``feed`` and ``payload_received`` for each of several
+        frames that are whole messages of ``least`` to ``most`` bytes, without a CRC. Returns where each ends.
+        It stops before anything else (the stream's last message, too), and before what breaks a rule: feed
+        that.
+        """
+        ends: list[int] = []
+        if self._expects != AT_HEADER or self.payload_left or stream.recv_remaining != BOUNDARY:
+            return ends
+        if stream.recv_state != FLOWING:
+            return ends
+        offset, wire, credit, number = stream.recv_offset, stream.recv_wire, stream.recv_credit, stream.id
+        most = min(most, self._max_payload)
+        position = start
+        while end - position > HEADER_SIZE:
+            kind, flags, reserved, its, length, crc, at, remaining = _unpack_from(data, position)
+            stop = position + HEADER_SIZE + length
+            wire += HEADER_SIZE + length
+            if (
+                kind != DATA
+                or flags != END_MESSAGE
+                or its != number
+                or at != offset
+                or remaining
+                or crc
+                or reserved
+                or stop > end
+                or wire > credit
+                or not least <= length <= most
+            ):
+                break
+            offset += length
+            position = stop
+            ends.append(stop)
+        taken = position - start
+        stream.recv_offset = offset
+        stream.recv_wire += taken
+        stream.recv_messages += len(ends)
+        self.acknowledgeable += taken
+        return ends
 
     def _data_frame(
         self, flags: int, reserved: int, stream_id: int, length: int, crc: int, offset: int, remaining: int

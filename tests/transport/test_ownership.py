@@ -102,7 +102,7 @@ async def test_only_the_rest_that_the_socket_did_not_take_is_copied(make_context
     async with Gate(make_context) as gate:
         memory = bytearray(128 * KIB)
         gate.transport.write(memory)
-        (outgoing,) = {frame.outgoing for frame in gate.transport._link.engine.sender.ledger}
+        (outgoing,) = {frame.messages[0] for frame in gate.transport._link.engine.sender.ledger}
         assert outgoing.view is None, "the socket took all of it, and a copy was made all the same"
         gate.transport.write(bytearray(16 * MIB))  # no socket takes that
         assert gate.transport._channel.outgoing

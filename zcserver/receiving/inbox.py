@@ -215,6 +215,19 @@ class Inbox:
             self._push(content, bool(flags & END_MESSAGE), wire)
         self._memory.unreserve(wire)
 
+    def messages_came(self, contents: list[bytes | memoryview], wire: int) -> None:
+        """As ``whole``, for several messages that take ``wire`` bytes: all short, or none."""
+        for content in contents:
+            length = len(content)
+            self.pieces.append((content, True, HEADER_SIZE + length) if length else _EMPTY)
+        self._unit = HEADER_SIZE + len(contents[-1])
+        self.held += wire
+        self.messages += len(contents)
+        self._open_bytes = self._open_length = 0
+        if contents[-1].__class__ is bytes:
+            self._memory.hold(wire)
+        self._memory.unreserve(wire)
+
     def takes_whole(self, length: int, remaining: int) -> bool:
         """Whether a frame may be delivered by ``whole``: nothing is to be assembled, or lands elsewhere."""
         if self._assembly is not None or self._sink is not None:

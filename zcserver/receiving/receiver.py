@@ -25,7 +25,7 @@ from zcserver_protocol.errors import ErrorCode, RemoteProtocolError
 from zcserver_protocol.events import Data, Event
 from zcserver_protocol.frames import CRC, HEADER_SIZE
 
-from .inbox import Inbox
+from .inbox import MESSAGES, Inbox
 from .memory import SMALL, ReceiveMemory
 
 _STAGING: Final = 64 * 1024
@@ -310,9 +310,37 @@ class Receiver:
         self._codec.payload_received(length)
         self._statistics.received_bytes += length
         inbox.whole(payload, event.flags)
+        if self._end - self._start > HEADER_SIZE:
+            self._take_messages(inbox)
         channel = inbox.state.owner
         if channel.wants_news or inbox.ended:
             self._on_news(channel)
+
+    def _take_messages(self, inbox: Inbox) -> None:
+        """As ``_take_whole``, for as many more messages like the last one as are staged."""
+        short = self._length <= SMALL
+        most = SMALL if short else self._block // _WORTHWHILE - HEADER_SIZE
+        if inbox.mode == MESSAGES and inbox.max_message < most:
+            most = inbox.max_message
+        staging, start = self._staging, self._start
+        ends = self._codec.whole_messages(
+            inbox.state, staging, start, self._end, 0 if short else SMALL + 1, most
+        )
+        if not ends:
+            return
+        contents: list[bytes | memoryview] = []
+        for end in ends:
+            content = staging[start + HEADER_SIZE : end]
+            contents.append(bytes(content) if short else content)
+            start = end
+        taken = start - self._start
+        payload = taken - HEADER_SIZE * len(ends)
+        self._start = start
+        self._before = self._length = len(contents[-1])
+        self._statistics.received_bytes += payload
+        if short:
+            self._statistics.received_copied_bytes += payload
+        inbox.messages_came(contents, taken)
 
     def _landed(self, target: Any, count: int) -> None:
         if not count:

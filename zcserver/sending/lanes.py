@@ -82,7 +82,7 @@ class Lanes:
         count, total, frames = self._gather(slots, one_frame)
         # (The rest of a message that began to go by reference follows it, however short it is.)
         if (
-            total < REFERENCE_THRESHOLD and not self.train[0].outgoing.referenced
+            total < REFERENCE_THRESHOLD and not self.train[0].messages[0].referenced
         ) or slots < WORTHWHILE_SLOTS:
             self._send_copies(one_frame, REFERENCE)
             return
@@ -101,40 +101,37 @@ class Lanes:
         except BaseException:
             # How much the socket took before the error cannot be known: treat all of it as in flight.
             for frame in list(self.train)[:frames]:
-                frame.outgoing.referenced = True
+                for outgoing in frame.messages:
+                    outgoing.referenced = True
             pipe.close()
             raise
         self._advance(sent, REFERENCE)
 
     def _gather(self, slots: int, one_frame: bool) -> tuple[int, int, int]:
-        """Fill the iovec from the run of frames at the head; return its (entries, bytes, frames)."""
+        """Fill the iovec from the frames at the head of the train; return its (entries, bytes, frames)."""
         buffer = self._iovec.buffer
         position = total = frames = 0
         for frame in self.train:
             if frame.lane != REFERENCE:
                 break
-            sent = frame.sent
-            # In a slot of its own, except in a run, where it lies before its payload.
-            header = HEADER_SIZE - sent if sent < HEADER_SIZE and frame.ends is None else 0
-            left = (frame.rest if one_frame else frame.nbytes - sent) - header
-            at = frame.outgoing.address + frame.start + sent + header - HEADER_SIZE
-            offset = at & _PAGE_MASK
-            pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
-            if header:
-                slots -= 1
-            if pages > slots:
-                if slots < PIECE_SLOTS >> 1 and frames:
-                    break  # it goes with the next piece, whole: a short rest would cost as much as a piece
-                pages = slots
-                left = (slots << _PAGE_SHIFT) - offset
-            if header:
-                header_at = frame.slab.address + frame.header_start + sent  # type: ignore[union-attr]
-                _put_iovec(buffer, position, header_at, header)
+            for header_at, header, at, left in frame.pieces(one_frame):
+                offset = at & _PAGE_MASK
+                pages = (offset + left + _PAGE_MASK) >> _PAGE_SHIFT
+                if header:
+                    slots -= 1
+                if pages > slots:
+                    if slots < PIECE_SLOTS >> 1 and position:
+                        # It goes with the next piece, whole: a short rest would cost as much as a piece.
+                        return position >> 4, total, frames + 1
+                    pages = slots
+                    left = (slots << _PAGE_SHIFT) - offset
+                if header:
+                    _put_iovec(buffer, position, header_at, header)
+                    position += 16
+                _put_iovec(buffer, position, at, left)
                 position += 16
-            _put_iovec(buffer, position, at, left)
-            position += 16
-            slots -= pages
-            total += header + left
+                slots -= pages
+                total += header + left
             frames += 1
             if one_frame:
                 break
@@ -146,9 +143,8 @@ class Lanes:
         for frame in self.train:
             if frame.lane != lane or total >= _COPY_BYTES or len(buffers) >= _COPY_BUFFERS:
                 break
-            buffers += frame.copyable()
+            buffers += frame.copyable(one_frame)
             if one_frame:
-                buffers[1] = buffers[1][: frame.rest - len(buffers[0])]
                 break
             total += frame.nbytes - frame.sent
         sent = self._kernel.sendmsg(self._sock, buffers)
@@ -184,24 +180,24 @@ class Lanes:
         payload = sent
         while sent:
             frame = train[0]
-            outgoing = frame.outgoing
             if lane == REFERENCE:
-                outgoing.referenced = True
+                for outgoing in frame.messages:
+                    outgoing.referenced = True
             before = frame.sent
             after = before + sent
             if after > frame.nbytes:
                 after = frame.nbytes
             frame.sent = after
             sent -= after - before
-            if frame.ends is not None:
-                payload -= frame.headers_in(before, after)
-            elif before < HEADER_SIZE:
-                payload -= (after if after < HEADER_SIZE else HEADER_SIZE) - before
             if after < frame.nbytes:
+                payload -= frame.headers_in(before, after)
                 break
+            payload -= frame.headers_in(before, after) if before else HEADER_SIZE * len(frame.ends)
             train.popleft()
-            if frame.last and not outgoing.referenced and outgoing.file is None:
-                outgoing.memory_home()  # all of it was copied: free before the peer acknowledges
+            if lane == COPY and frame.last:
+                for outgoing in frame.messages:
+                    if not outgoing.referenced and outgoing.file is None:
+                        outgoing.memory_home()  # all of it was copied: free before the peer acknowledges
             if frame.written is not None:
                 frame.written()
         statistics = self._statistics

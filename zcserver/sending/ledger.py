@@ -44,6 +44,11 @@ class Ledger:
         while frames and frames[0].end <= upto:
             yield frames.popleft()
 
+    @property
+    def head(self) -> Frame | None:
+        """The first one, of which the peer may have acknowledged a part."""
+        return self._frames[0] if self._frames else None
+
     def clear(self) -> list[Frame]:
         """Forget and return all frames (the connection is dead)."""
         frames = list(self._frames)

@@ -1,7 +1,7 @@
 """What is on its way: messages as the application queued them, frames as the wire sees them."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zcserver.errors import ConnectionLostError
@@ -42,7 +42,8 @@ class Outgoing(Completion):
 
     ``address`` is 0 for what may only be copied; ``view`` is what the copy lane reads; ``framed`` is how
     many of its ``nbytes`` have become DATA frames, the last of which carries ``flags``; ``referenced`` tells
-    that the kernel may hold its pages. ``shared``: whose memory it is, if not the connection's.
+    that the kernel may hold its pages. ``shared``: whose memory it is, if not the connection's. ``plain``: it
+    may share a run of frames with its neighbours.
 
     Or the messages of a ``batch``: ``message`` is the number of the one to be framed next, which goes on at
     offset ``framed`` and ends at ``stop``; ``nbytes`` counts the room for headers, too.
@@ -57,6 +58,7 @@ class Outgoing(Completion):
         "memory",
         "message",
         "nbytes",
+        "plain",
         "referenced",
         "shared",
         "stop",
@@ -80,6 +82,7 @@ class Outgoing(Completion):
         self.flags = END_MESSAGE | END_STREAM if ends_stream else END_MESSAGE
         self.file = file
         self.shared = shared
+        self.plain = address != 0 and not ends_stream
         self.batch: Batch | None = None
         self.message = 0
         self.framed = 0
@@ -136,6 +139,7 @@ def batch_of_messages(batch: "Batch", address: int, ends_stream: bool) -> Outgoi
     """All messages of a sealed batch."""
     outgoing = Outgoing(batch.ends[-1], batch.buffer, None, address, ends_stream)
     outgoing.batch = batch
+    outgoing.plain = False
     outgoing.framed = batch.start(0)
     outgoing.stop = batch.ends[0]
     return outgoing
@@ -149,81 +153,140 @@ def end_marker() -> Outgoing:
 
 
 class Frame:
-    """One DATA frame: 32 header bytes and some of one message's payload. Or several, see `run_of_frames`.
+    """What is written and acknowledged as one: a DATA frame, or a run of several of one stream.
 
-    ``sent`` counts the bytes written to the socket, header first; ``end`` is the frame's end in the
-    connection's count of DATA bytes; ``last`` marks the last frame of ``outgoing``. The header is in
-    ``header`` from ``header_start`` on: in the ``slab``, for frames that may go by reference, else in memory
-    of its own. ``messages`` are how many end in it. ``ends``: of several frames, where each ends in the
-    memory. ``written`` is called once the whole frame is in the socket.
+    A frame is 32 header bytes and some of one message's payload. ``ends`` tells where each of them ends on
+    the wire, counted from the first one's header; ``nbytes`` is the last of these. Its memory:
+
+    - one frame: ``start`` is the offset in its message's memory. The header is in ``header`` from
+      ``header_start`` on: in the ``slab``, if it may go by reference, else in memory of its own;
+    - a run of whole ``messages``: the headers side by side in the slab;
+    - a run out of a batch (``inline``): ``header`` is that memory, with headers and payload as on the wire.
+
+    ``sent`` counts the bytes written to the socket; ``end`` is the end in the connection's count of DATA
+    bytes; ``last`` tells that its messages end with it, and ``home`` how many of them were acknowledged
+    already. ``ending`` counts the messages that end in it, a batch's among them. ``written`` is called once
+    all of it is in the socket.
     """
 
     __slots__ = (
-        "end", "ends", "header", "header_start", "lane", "last", "messages", "nbytes", "outgoing", "payload",
-        "sent", "slab", "start", "written",
+        "end", "ending", "ends", "header", "header_start", "home", "inline", "lane", "last", "messages",
+        "nbytes", "payload", "sent", "slab", "start", "written",
     )  # fmt: skip
 
-    def __init__(self, outgoing: Outgoing, size: int, lane: int, slab: "HeaderSlab | None") -> None:
-        self.outgoing = outgoing
-        self.start = start = outgoing.framed  # the payload's offset in its memory
-        self.nbytes = size + HEADER_SIZE
+    def __init__(
+        self, messages: list[Outgoing], ends: list[int], lane: int, slab: "HeaderSlab | None", start: int = 0
+    ) -> None:
+        self.messages = messages
+        self.ends = ends
+        self.nbytes = ends[-1]
         self.lane = lane
         self.slab = slab
+        self.start = start
         if slab is None:
             self.header: Any = bytearray(HEADER_SIZE)
             self.header_start = 0
         else:
             self.header = slab.view
-            self.header_start = slab.take()
+            self.header_start = slab.take(len(ends))
+        self.inline = False
         self.payload: Any = None
-        self.messages = 0
-        self.ends: list[int] | None = None
+        self.ending = 0
+        self.home = 0
         self.sent = 0
         self.end = 0
-        self.last = start + size == outgoing.nbytes
+        self.last = len(ends) > 1 or start + ends[0] - HEADER_SIZE == messages[0].nbytes
         self.written: Callable[[], object] | None = None
-
-    def copyable(self) -> tuple[Any, Any]:
-        """The header and the payload still to be sent, as buffers for ``sendmsg``."""
-        payload = self.payload
-        if payload is None:
-            outgoing = self.outgoing
-            view = outgoing.view if outgoing.view is not None else outgoing.memory.data  # type: ignore[union-attr]
-            payload = view[self.start : self.start + self.nbytes - HEADER_SIZE]
-        if self.sent >= HEADER_SIZE:
-            return b"", payload[self.sent - HEADER_SIZE :]
-        start = self.header_start
-        return memoryview(self.header)[start + self.sent : start + HEADER_SIZE], payload
 
     @property
     def rest(self) -> int:
-        """How many bytes of a frame that was begun are still to be written; 0 between two frames of a run."""
-        if self.ends is None:
-            return self.nbytes - self.sent
-        position = self.start - HEADER_SIZE + self.sent
-        return self.ends[bisect_left(self.ends, position)] - position
+        """How many bytes of a frame that was begun are still to be written; 0 between two of a run."""
+        return self.ends[bisect_left(self.ends, self.sent)] - self.sent
 
     def headers_in(self, start: int, stop: int) -> int:
         """How many of its bytes from ``start`` to ``stop`` are headers."""
         return self._headers_before(stop) - self._headers_before(start)
 
     def _headers_before(self, nbytes: int) -> int:
-        ends = self.ends or ()
-        begin = self.start - HEADER_SIZE
-        index = bisect_right(ends, begin + nbytes)
-        begun = begin + nbytes - (ends[index - 1] if index else begin)  # of the frame that this lies in
-        return index * HEADER_SIZE + min(begun, HEADER_SIZE)
+        ends = self.ends
+        index = bisect_right(ends, nbytes)
+        return index * HEADER_SIZE + min(nbytes - (ends[index - 1] if index else 0), HEADER_SIZE)
+
+    def pieces(self, one_frame: bool) -> list[tuple[int, int, int, int]]:
+        """Where that is which is still to be sent by reference, or its first frame: headers and payloads.
+
+        Of each frame the address and bytes (0 to 32) of its header, then of the rest.
+        """
+        messages, sent = self.messages, self.sent
+        if self.inline:
+            at = messages[0].address + self.header_start + sent
+            return [(0, 0, at, self.rest if one_frame else self.nbytes - sent)]
+        assert self.slab is not None
+        first_header = self.slab.address + self.header_start
+        if len(messages) == 1:
+            header = HEADER_SIZE - sent if sent < HEADER_SIZE else 0
+            at = messages[0].address + self.start + sent + header - HEADER_SIZE
+            return [(first_header + sent, header, at, self.nbytes - sent - header)]
+        if not sent and not one_frame:
+            headers = range(first_header, first_header + HEADER_SIZE * len(messages), HEADER_SIZE)
+            return [
+                (header, HEADER_SIZE, message.address, message.nbytes)
+                for header, message in zip(headers, messages, strict=True)
+            ]
+        pieces = []
+        for index, skip, length in self._unsent(one_frame):
+            header = max(HEADER_SIZE - skip, 0)
+            begun = max(skip - HEADER_SIZE, 0)
+            header_at = first_header + index * HEADER_SIZE + skip
+            pieces.append((header_at, header, messages[index].address + self.start + begun, length - begun))
+        return pieces
+
+    def copyable(self, one_frame: bool) -> list[Any]:
+        """What is still to be sent of it, or of its first frame, as buffers for ``sendmsg``."""
+        if self.inline:
+            start = self.header_start + self.sent
+            return [self.header[start : start + (self.rest if one_frame else self.nbytes - self.sent)]]
+        buffers: list[Any] = []
+        for index, skip, _ in self._unsent(one_frame):
+            payload = self.payload_of(index)
+            if skip < HEADER_SIZE:
+                start = self.header_start + index * HEADER_SIZE
+                buffers += (memoryview(self.header)[start + skip : start + HEADER_SIZE], payload)
+            else:
+                buffers.append(payload[skip - HEADER_SIZE :])
+        return buffers
+
+    def payload_of(self, index: int) -> Any:
+        """The payload of the run's frame ``index``, as a buffer."""
+        end = self.ends[index]
+        begin = self.ends[index - 1] if index else 0
+        if self.inline:
+            return self.header[self.header_start + begin + HEADER_SIZE : self.header_start + end]
+        if self.payload is not None:
+            return self.payload
+        message = self.messages[index]
+        view = message.view if message.view is not None else message.memory.data  # type: ignore[union-attr]
+        return view[self.start : self.start + end - begin - HEADER_SIZE]
+
+    def _unsent(self, one_frame: bool) -> Iterator[tuple[int, int, int]]:
+        """Of each frame not wholly sent: its number, the bytes of it that were, and its payload's length."""
+        ends = self.ends
+        first = bisect_right(ends, self.sent)
+        begin = ends[first - 1] if first else 0
+        skip = self.sent - begin
+        for index in range(first, first + 1 if one_frame else len(ends)):
+            yield index, skip, ends[index] - begin - HEADER_SIZE
+            begin, skip = ends[index], 0
 
 
-def run_of_frames(outgoing: Outgoing, batch: "Batch", lane: int, stop: int) -> Frame:
-    """The next messages of a batch, before message ``stop``, sent and acknowledged as if they were one frame.
-
-    They lie in memory as on the wire, each header right before its payload, the first one before ``start``.
-    """
-    ends = batch.ends[outgoing.message : stop]
-    frame = Frame(outgoing, ends[-1] - outgoing.framed, lane, None)
-    frame.ends = ends
+def run_out_of(batch: "Batch", outgoing: Outgoing, lane: int, stop: int) -> Frame:
+    """The next messages of a batch, before message ``stop``: one range of its memory."""
+    start = outgoing.framed - HEADER_SIZE
+    ends = [end - start for end in batch.ends[outgoing.message : stop]]
+    frame = Frame([outgoing], ends, lane, None)
+    frame.inline = True
     # Written to when the run's turn has come: until then these bytes are not in flight (rule 1).
-    frame.header = memoryview(memory_at(pointer_to(batch.buffer.address), ends[-1]))
-    frame.header_start = frame.start - HEADER_SIZE
+    frame.header = memoryview(memory_at(pointer_to(batch.buffer.address), start + ends[-1]))
+    frame.header_start = start
+    frame.last = stop == len(batch.ends)
     return frame

@@ -6,7 +6,7 @@ Bytes move in one direction through here: a channel's queue → frames in the ``
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -20,7 +20,7 @@ from .batch import Batch
 from .files import FileRegion, Offload
 from .lanes import Lanes
 from .ledger import Ledger
-from .message import COPY, FILE, REFERENCE, Frame, Outgoing, run_of_frames
+from .message import COPY, FILE, REFERENCE, Frame, Outgoing, run_out_of
 from .slab import PLACES, HeaderSlab
 from .statistics import TransferStatistics
 
@@ -129,7 +129,7 @@ class Sender:
             return True
 
     def _frame_ahead(self) -> None:
-        """Cut frames, one per ready channel in turn, while window, credit and the look-ahead allow."""
+        """Cut frames, of each ready channel in turn, while window, credit and the look-ahead allow."""
         ledger, ready, lanes = self.ledger, self._ready, self._lanes
         while ready and ledger.framed - lanes.written < _FRAMED_AHEAD:
             channel = ready[0]
@@ -147,41 +147,81 @@ class Sender:
                     self._set_aside(channel)  # until CREDIT, or REPLY
                     continue
                 size = room
-            batch = outgoing.batch
-            if batch is not None and self._frame_run(channel, outgoing, batch, room, self.window - in_flight):
-                pass
-            elif outgoing.file is None:
-                slab = None
-                if outgoing.address:
-                    slab = self._slab
-                    if slab is None or slab.live == PLACES or slab.shared is not outgoing.shared:
-                        slab = self._next_slab(outgoing.shared)
-                frame = Frame(outgoing, size, COPY if slab is None else REFERENCE, slab)
-                self._commit(channel, outgoing, frame)
-            elif not self._frame_file(channel, outgoing.file, outgoing, size):
-                if channel.ready:  # else it was given up
-                    self._set_aside(channel)
-                continue
+            if outgoing.file is not None:
+                if not self._frame_file(channel, outgoing.file, outgoing, size):
+                    if channel.ready:  # else it was given up
+                        self._set_aside(channel)
+                    continue
+            else:
+                turn = _FRAMED_AHEAD if len(ready) == 1 else _SHARED_TURN
+                most = min(room + HEADER_SIZE, self.window - in_flight, turn)
+                batch = outgoing.batch
+                if batch is None or not self._frame_batch(channel, outgoing, batch, size, most):
+                    self._frame_messages(channel, outgoing, size, most)
             if not channel.outgoing:
                 self._set_aside(channel)
             elif len(ready) > 1:
                 ready.rotate(-1)
 
-    def _frame_run(self, channel: Channel, outgoing: Outgoing, batch: Batch, room: int, most: int) -> bool:
-        """Cut as many of the batch's next messages as may go at once; False if not even the first, whole."""
+    def _frame_messages(self, channel: Channel, outgoing: Outgoing, size: int, most: int) -> None:
+        """Cut ``size`` bytes off the first message; if it is a short one, a run of up to ``most`` bytes."""
+        slab = None
+        if outgoing.address:
+            slab = self._slab
+            if slab is None or slab.live == PLACES or slab.shared is not outgoing.shared:
+                slab = self._next_slab(outgoing.shared)
+        if slab is None:
+            self._commit(
+                channel, outgoing, Frame([outgoing], [size + HEADER_SIZE], COPY, None, outgoing.framed)
+            )
+        elif size >= most >> 2 or size < outgoing.nbytes or not outgoing.plain or len(channel.outgoing) == 1:
+            frame = Frame([outgoing], [size + HEADER_SIZE], REFERENCE, slab, outgoing.framed)
+            self._commit(channel, outgoing, frame)
+        else:
+            self._frame_run(channel, slab, most)
+
+    def _frame_run(self, channel: Channel, slab: HeaderSlab, most: int) -> None:
+        """Cut a run of the first messages, whole ones of up to ``most`` bytes in all. The first one fits."""
+        queue, row, longest, shared = channel.outgoing, slab.row, self.max_frame, slab.shared
+        messages: list[Outgoing] = []
+        lengths: list[int] = []
+        ends: list[int] = []
+        end = 0
+        while queue and len(ends) < row:
+            outgoing = queue[0]
+            size = outgoing.nbytes
+            end += size + HEADER_SIZE
+            if end > most or size > longest or not outgoing.plain or outgoing.shared is not shared:
+                break
+            messages.append(queue.popleft())
+            lengths.append(size)
+            ends.append(end)
+        frame = Frame(messages, ends, REFERENCE, slab)
+        frame.ending = count = len(ends)
+        self._statistics.messages_sent += count
+        start = frame.header_start
+        places = range(start, start + count * HEADER_SIZE, HEADER_SIZE)
+        self._write_headers(channel.state, frame, places, lengths, END_MESSAGE)
+        self._enqueue(channel, frame, ends[-1] - count * HEADER_SIZE)
+
+    def _frame_batch(self, channel: Channel, outgoing: Outgoing, batch: Batch, size: int, most: int) -> bool:
+        """Cut a run of up to ``most`` bytes off the batch; False if its next message must be cut in two."""
         ends, first = batch.ends, outgoing.message
-        begin = batch.start(first)
-        longest = min(room, self.max_frame)
-        length = outgoing.stop - begin
-        if outgoing.framed != begin or length > longest:
+        before = outgoing.framed
+        if before != batch.start(first) or size < outgoing.stop - before:
             return False
-        turn = _FRAMED_AHEAD if len(self._ready) == 1 else _SHARED_TURN
-        stop = bisect_right(ends, begin + max(length, min(room, most - HEADER_SIZE, turn)))
-        if ends[stop - 1] - begin > longest:  # perhaps one has to be cut: it ends the run
-            long = (number for number in range(first, stop) if ends[number] - batch.start(number) > longest)
-            stop = next(long, stop)
-        lane = REFERENCE if outgoing.address else COPY
-        self._commit(channel, outgoing, run_of_frames(outgoing, batch, lane, stop))
+        start, longest = before - HEADER_SIZE, self.max_frame
+        stop = max(bisect_right(ends, start + most), first + 1)
+        places = [start, *ends[first : stop - 1]]
+        lengths = [end - place - HEADER_SIZE for place, end in zip(places, ends[first:stop], strict=True)]
+        if max(lengths) > longest:  # it has to be cut, and ends the run
+            count = next(number for number, length in enumerate(lengths) if length > longest)
+            stop, lengths = first + count, lengths[:count]
+        frame = run_out_of(batch, outgoing, REFERENCE if outgoing.address else COPY, stop)
+        outgoing.framed = ends[stop - 1]
+        flags = self._end_messages(channel, outgoing, frame, len(lengths))
+        self._write_headers(channel.state, frame, places[: len(lengths)], lengths, flags)
+        self._enqueue(channel, frame, outgoing.framed - before)
         return True
 
     def _set_aside(self, channel: Channel) -> None:
@@ -226,7 +266,8 @@ class Sender:
         if region.error is not None:
             self.failed(channel, region.error)
             return False
-        frame = Frame(outgoing, region.ready, FILE if region.chunk is None else COPY, None)
+        lane = FILE if region.chunk is None else COPY
+        frame = Frame([outgoing], [region.ready + HEADER_SIZE], lane, None, outgoing.framed)
         frame.payload = region.pipe if region.chunk is None else memoryview(region.chunk)
         region.consumed()
         if frame.last:
@@ -243,51 +284,54 @@ class Sender:
         self.make_ready(channel)
 
     def _commit(self, channel: Channel, outgoing: Outgoing, frame: Frame) -> None:
-        """Write the frame's header and give it its place in the byte stream: from here it will be sent."""
+        """Write the header of a single frame, which is next of what ``outgoing`` sends, and enqueue it."""
         size = frame.nbytes - HEADER_SIZE
         flags = crc = 0
         before = outgoing.framed
         outgoing.framed = framed = before + size
         left = outgoing.stop - framed
         if left <= 0:
-            frame.messages = count = 1 if frame.ends is None else len(frame.ends)
-            self._statistics.messages_sent += count
-            if frame.last:
-                flags = outgoing.flags
-                outgoing.batch = None
-                channel.outgoing.popleft()
-            else:
-                flags = END_MESSAGE
-                outgoing.skip(count)
-        if frame.ends is not None:
-            self._write_headers(channel.state, frame, frame.ends, flags)
-        else:
-            if self._checksum is not None and size:
-                crc = self._checksum(frame.copyable()[1])
+            flags = self._end_messages(channel, outgoing, frame, 1)
+        if self._checksum is not None and size:
+            crc = self._checksum(frame.payload_of(0))
+            flags |= CRC
+        start = frame.header_start
+        self._codec.data_header_into(frame.header, start, channel.state, size, left, flags, crc)
+        self._enqueue(channel, frame, outgoing.framed - before)
+
+    def _end_messages(self, channel: Channel, outgoing: Outgoing, frame: Frame, count: int) -> int:
+        """In ``frame`` the next ``count`` messages of ``outgoing`` end; return the flags of the last one."""
+        frame.ending = count
+        self._statistics.messages_sent += count
+        if not frame.last:
+            outgoing.skip(count)
+            return END_MESSAGE
+        outgoing.batch = None
+        channel.outgoing.popleft()
+        return outgoing.flags
+
+    def _write_headers(
+        self, state: StreamState, frame: Frame, places: Iterable[int], lengths: list[int], last_flags: int
+    ) -> None:
+        """The headers of a run of whole messages."""
+        if self._checksum is None and last_flags == END_MESSAGE:
+            self._codec.data_headers_into(frame.header, state, places, lengths)
+            return
+        for index, (place, length) in enumerate(zip(places, lengths, strict=True)):
+            flags = END_MESSAGE if index + 1 < len(lengths) else last_flags
+            crc = 0
+            if self._checksum is not None and length:
+                crc = self._checksum(frame.payload_of(index))
                 flags |= CRC
-            start = frame.header_start
-            self._codec.data_header_into(frame.header, start, channel.state, size, left, flags, crc)
+            self._codec.data_header_into(frame.header, place, state, length, 0, flags, crc)
+
+    def _enqueue(self, channel: Channel, frame: Frame, taken: int) -> None:
+        """Give the frame its place in the byte stream: from here it will be sent."""
         self._train.append(frame)
         self.ledger.add(frame)
-        channel.queued = queued = channel.queued - (outgoing.framed - before)
+        channel.queued = queued = channel.queued - taken
         if queued <= channel.room_below:
             channel.on_room()
-
-    def _write_headers(self, state: StreamState, frame: Frame, ends: list[int], last_flags: int) -> None:
-        """The headers of a run, each in front of its message."""
-        memory, begin = frame.header, frame.header_start
-        if self._checksum is None and last_flags == END_MESSAGE:
-            self._codec.data_headers_into(memory, state, begin, ends)
-            return
-        for end in ends:
-            start = begin + HEADER_SIZE
-            flags = last_flags if end == ends[-1] else END_MESSAGE
-            crc = 0
-            if self._checksum is not None and end > start:
-                crc = self._checksum(memory[start:end])
-                flags |= CRC
-            self._codec.data_header_into(memory, begin, state, end - start, 0, flags, crc)
-            begin = end
 
     def farewell(self) -> None:
         """The connection ends now: write the control frames that are due, if no frame is half written."""
@@ -303,19 +347,18 @@ class Sender:
         for frame in self.ledger.acknowledge(upto):
             slab = frame.slab
             if slab is not None:
-                slab.live -= 1
+                slab.live -= len(frame.ends)
                 if not slab.live and slab is not self._slab:
                     slab.buffer.home()
-            completed += frame.messages
+            completed += frame.ending - frame.home
             if frame.last:
-                outgoing = frame.outgoing
-                memory = outgoing.memory
-                if memory is not None and outgoing.view is None:
-                    outgoing.memory = None
-                    memory.home()
-                elif memory is not None or outgoing.file is not None:
-                    outgoing.memory_home()
-                outgoing.resolve()
+                _bring_home(frame.messages[frame.home :] if frame.home else frame.messages)
+        head = self.ledger.head
+        if head is not None and len(head.messages) > 1:
+            count = bisect_right(head.ends, upto - head.end + head.nbytes)
+            completed += count - head.home
+            _bring_home(head.messages[head.home : count])
+            head.home = count
         self._statistics.messages_acknowledged += completed
 
     def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
@@ -332,7 +375,7 @@ class Sender:
             self._ready.remove(channel)
             channel.ready = False
         if partly is not None:
-            frames = [frame for frame in self.ledger if frame.outgoing is partly]
+            frames = [frame for frame in self.ledger if frame.messages[0] is partly]
             copied = not partly.referenced and partly.file is None
             if not frames or (copied and frames[-1].sent == frames[-1].nbytes):
                 partly.memory_home()
@@ -361,7 +404,7 @@ class Sender:
         if self._slab is not None:
             slabs.add(self._slab)
             self._slab = None
-        outgoing = {id(frame.outgoing): frame.outgoing for frame in self.ledger}
+        outgoing = {id(each): each for frame in self.ledger for each in frame.messages[frame.home :]}
         for channel in self._ready:
             channel.ready = False
         self._ready.clear()
@@ -370,3 +413,15 @@ class Sender:
             message.fail(error)
         for slab in slabs:
             slab.buffer.abandon()
+
+
+def _bring_home(messages: list[Outgoing]) -> None:
+    """The peer has acknowledged all of these."""
+    for outgoing in messages:
+        memory = outgoing.memory
+        if memory is not None and outgoing.view is None:
+            outgoing.memory = None
+            memory.home()
+        elif memory is not None or outgoing.file is not None:
+            outgoing.memory_home()
+        outgoing.resolve()

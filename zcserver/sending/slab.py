@@ -13,8 +13,8 @@ PLACES: Final = PAGE // HEADER_SIZE
 class HeaderSlab:
     """One page of frame headers, used round and round. It goes home when none of its headers is in flight.
 
-    ``take`` a place, unless all ``PLACES`` are ``live``, and write a header into ``view`` there; count
-    ``live`` down when that frame is acknowledged. Frames are acknowledged in the order of their headers, so
+    ``take`` places, unless all ``PLACES`` are ``live``, and write headers into ``view`` there; count ``live``
+    down when those frames are acknowledged. Frames are acknowledged in the order of their headers, so
     the next place is free whenever any is. The page is sealed like any sent buffer, yet written to: never
     where a header is in flight. ``shared``: for whose messages its headers are, if not the connection's own.
     """
@@ -30,9 +30,14 @@ class HeaderSlab:
         self.live = 0
         self._next = 0
 
-    def take(self) -> int:
-        """The next place, as an offset in the page."""
+    @property
+    def row(self) -> int:
+        """How many places are free side by side."""
+        return min(PLACES - self.live, (PAGE - self._next) // HEADER_SIZE)
+
+    def take(self, count: int) -> int:
+        """The next ``count`` places, at most a ``row``, as an offset in the page."""
         place = self._next
-        self._next = (place + HEADER_SIZE) & (PAGE - 1)
-        self.live += 1
+        self._next = (place + count * HEADER_SIZE) & (PAGE - 1)
+        self.live += count
         return place
