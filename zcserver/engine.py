@@ -317,6 +317,10 @@ class Engine:
         channel.outgoing.append(outgoing)
         if not channel.ready:
             self.sender.make_ready(channel)
+            if not channel.ready and not self.codec.control_pending:
+                return  # it waits for credit, with whatever was queued before it
+        if self._writer_armed:
+            return  # the socket is full
         self._unflushed += outgoing.nbytes
         if self._unflushed >= _BATCH:
             self.flush()

@@ -82,7 +82,7 @@ class Outgoing(Completion):
         self.flags = END_MESSAGE | END_STREAM if ends_stream else END_MESSAGE
         self.file = file
         self.shared = shared
-        self.plain = address != 0 and not ends_stream
+        self.plain = not ends_stream
         self.batch: Batch | None = None
         self.message = 0
         self.framed = 0
@@ -160,7 +160,7 @@ class Frame:
 
     - one frame: ``start`` is the offset in its message's memory. The header is in ``header`` from
       ``header_start`` on: in the ``slab``, if it may go by reference, else in memory of its own;
-    - a run of whole ``messages``: the headers side by side in the slab;
+    - a run of whole ``messages``: the same, and the headers side by side;
     - a run out of a batch (``inline``): ``header`` is that memory, with headers and payload as on the wire.
 
     ``sent`` counts the bytes written to the socket; ``end`` is the end in the connection's count of DATA
@@ -184,7 +184,7 @@ class Frame:
         self.slab = slab
         self.start = start
         if slab is None:
-            self.header: Any = bytearray(HEADER_SIZE)
+            self.header: Any = bytearray(HEADER_SIZE * len(ends))
             self.header_start = 0
         else:
             self.header = slab.view

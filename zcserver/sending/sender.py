@@ -78,8 +78,13 @@ class Sender:
     # -- queueing ------------------------------------------------------------------------------------
 
     def make_ready(self, channel: Channel) -> None:
-        """``channel`` may have something to frame (a message, credit, a file's next piece); then ``pump``."""
-        if not channel.ready and channel.outgoing:
+        """``channel`` may have something to frame (a message, credit, a file's next piece); then ``pump``.
+
+        Without credit, or before the REPLY, it has not: the frame that brings them calls this.
+        """
+        state = channel.state
+        room = state.send_credit - state.send_wire >= HEADER_SIZE and state.send_state == FLOWING
+        if room and not channel.ready and channel.outgoing:
             channel.ready = True
             self._ready.append(channel)
 
@@ -170,19 +175,18 @@ class Sender:
             slab = self._slab
             if slab is None or slab.live == PLACES or slab.shared is not outgoing.shared:
                 slab = self._next_slab(outgoing.shared)
-        if slab is None:
-            self._commit(
-                channel, outgoing, Frame([outgoing], [size + HEADER_SIZE], COPY, None, outgoing.framed)
-            )
-        elif size >= most >> 2 or size < outgoing.nbytes or not outgoing.plain or len(channel.outgoing) == 1:
-            frame = Frame([outgoing], [size + HEADER_SIZE], REFERENCE, slab, outgoing.framed)
-            self._commit(channel, outgoing, frame)
-        else:
+        if size < most >> 2 and size == outgoing.nbytes and outgoing.plain and len(channel.outgoing) > 1:
             self._frame_run(channel, slab, most)
+        else:
+            lane = COPY if slab is None else REFERENCE
+            frame = Frame([outgoing], [size + HEADER_SIZE], lane, slab, outgoing.framed)
+            self._commit(channel, outgoing, frame)
 
-    def _frame_run(self, channel: Channel, slab: HeaderSlab, most: int) -> None:
+    def _frame_run(self, channel: Channel, slab: HeaderSlab | None, most: int) -> None:
         """Cut a run of the first messages, whole ones of up to ``most`` bytes in all. The first one fits."""
-        queue, row, longest, shared = channel.outgoing, slab.row, self.max_frame, slab.shared
+        queue, longest = channel.outgoing, self.max_frame
+        shared, copied = queue[0].shared, not queue[0].address
+        row = PLACES if slab is None else slab.row
         messages: list[Outgoing] = []
         lengths: list[int] = []
         ends: list[int] = []
@@ -191,12 +195,18 @@ class Sender:
             outgoing = queue[0]
             size = outgoing.nbytes
             end += size + HEADER_SIZE
-            if end > most or size > longest or not outgoing.plain or outgoing.shared is not shared:
+            if (
+                end > most
+                or size > longest
+                or not outgoing.plain
+                or outgoing.shared is not shared
+                or (not outgoing.address) is not copied
+            ):
                 break
             messages.append(queue.popleft())
             lengths.append(size)
             ends.append(end)
-        frame = Frame(messages, ends, REFERENCE, slab)
+        frame = Frame(messages, ends, COPY if slab is None else REFERENCE, slab)
         frame.ending = count = len(ends)
         self._statistics.messages_sent += count
         start = frame.header_start
