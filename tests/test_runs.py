@@ -95,8 +95,8 @@ async def test_control_frames_pass_between_them(make_context):
         written, state = engine._lanes.written, stream._channel.state
         assert engine._lanes.train[0].nbytes - engine._lanes.train[0].sent > 4 * FRAME
         engine.codec.credit(state, state.recv_credit + 1)
-        await peer.read_until(lambda: "Credited" in peer.log)
-        before = peer.log[: peer.log.index("Credited")]
+        await peer.read_until(lambda: theirs.send_credit == state.recv_credit)
+        before = peer.log[: -peer.log[::-1].index("Credited") - 1]
         assert sum(HEADER_SIZE + each[2] for each in before if each[0] == "DATA") < written + FRAME
         await peer.read_until(lambda: len(peer.messages[theirs.id]) == 400)
         assert peer.messages[theirs.id] == [content(number) for number in range(400)]
