@@ -9,8 +9,9 @@ from codec_pair import End, deliver, handshake, joined, settle, snapshot, stream
 from zcserver_protocol import events, frames
 from zcserver_protocol.codec import Codec, Limits
 from zcserver_protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, TooManyStreams
-from zcserver_protocol.frames import CRC, END_MESSAGE, END_STREAM, FEATURE_CRC32C, UNKNOWN
+from zcserver_protocol.frames import CRC, END_MESSAGE, END_STREAM, FEATURE_CRC32C, HEADER_SIZE, UNKNOWN
 from zcserver_protocol.outbox import MAX_PENDING_ANSWERS, MAX_PENDING_PONGS
+from zcserver_protocol.streams import StreamState
 
 
 def refused(codec: Codec, call: Callable[[], object], kind: type[Exception] = LocalProtocolError) -> str:
@@ -247,6 +248,81 @@ def test_headers_of_messages_that_lie_side_by_side_are_judged_like_single_ones()
     assert "does not continue" in refused(codec, lambda: codec.data_headers_into(memory, ours, [0], [100]))
     codec.reset(ours, ErrorCode.CANCELLED, "")
     assert "reset" in refused(codec, lambda: codec.data_headers_into(memory, ours, [0], [100]))
+
+
+def test_messages_taken_together_count_like_those_that_are_fed() -> None:
+    lengths = [0, 1, 5000, 32, 0, 700]
+    counts = []
+    for together in (False, True):
+        client, server = joined()
+        ours, theirs = stream_between(client, server)
+        for length in lengths:
+            client.send(ours, b"x" * length, END_MESSAGE)
+        if together:
+            wire, start = b"-" * 7 + client.wire + client.wire[:40], 7
+            client.wire.clear()
+            ends = server.codec.whole_messages(theirs, wire, start, len(wire), 0, 1 << 20)
+            assert ends == [7 + sum(lengths[:n]) + 32 * n for n in range(1, len(lengths) + 1)]
+        settle(client, server)
+        state = theirs.recv_wire, theirs.recv_offset, theirs.recv_messages, theirs.recv_remaining
+        counts.append((*state, server.codec.acknowledgeable, client.codec.peer_acknowledged))
+    assert counts[0] == counts[1]
+
+
+# Headers (see HEADER) of frames that are not one more message of stream 1 behind two of 100 bytes.
+FOREIGN_FRAMES = {
+    "of another kind": (frames.PING, END_MESSAGE, 0, 1, 100, 0, 200, 0),
+    "the last message": (frames.DATA, END_MESSAGE | END_STREAM, 0, 1, 100, 0, 200, 0),
+    "a part of a message": (frames.DATA, 0, 0, 1, 100, 0, 200, 50),
+    "with a checksum": (frames.DATA, END_MESSAGE | CRC, 0, 1, 100, 1, 200, 0),
+    "with a checksum that is not announced": (frames.DATA, END_MESSAGE, 0, 1, 100, 1, 200, 0),
+    "with a reserved field": (frames.DATA, END_MESSAGE, 1, 1, 100, 0, 200, 0),
+    "of another stream": (frames.DATA, END_MESSAGE, 0, 3, 100, 0, 200, 0),
+    "too short": (frames.DATA, END_MESSAGE, 0, 1, 9, 0, 200, 0),
+    "too long": (frames.DATA, END_MESSAGE, 0, 1, 201, 0, 200, 0),
+    "longer than is there": (frames.DATA, END_MESSAGE, 0, 1, 150, 0, 200, 0),
+    "at another offset": (frames.DATA, END_MESSAGE, 0, 1, 100, 0, 201, 0),
+    "with more to come": (frames.DATA, END_MESSAGE, 0, 1, 100, 0, 200, 1),
+}
+
+
+def two_messages() -> tuple[End, End, StreamState, bytes]:
+    client, server = joined()
+    ours, theirs = stream_between(client, server)
+    for _ in range(2):
+        client.send(ours, b"x" * 100, END_MESSAGE)
+    wire = bytes(client.wire)
+    client.wire.clear()
+    return client, server, theirs, wire
+
+
+@pytest.mark.parametrize("fields", FOREIGN_FRAMES.values(), ids=FOREIGN_FRAMES)
+def test_messages_taken_together_end_before_any_other_frame(fields: tuple[int, ...]) -> None:
+    _, server, theirs, wire = two_messages()
+    wire += frames.HEADER.pack(*fields) + b"x" * (201 if fields[4] == 201 else 100)
+    assert server.codec.whole_messages(theirs, wire, 0, len(wire), 10, 200) == [132, 264]
+
+
+def test_messages_taken_together_end_with_the_credit() -> None:
+    _, server, theirs, wire = two_messages()
+    theirs.recv_credit = theirs.recv_wire + 263
+    assert server.codec.whole_messages(theirs, wire, 0, len(wire), 0, 200) == [132]
+
+
+def test_no_messages_are_taken_together_where_no_message_begins() -> None:
+    client, server, theirs, wire = two_messages()
+    server.codec.reset(theirs, ErrorCode.CANCELLED, "")
+    assert server.codec.whole_messages(theirs, wire, 0, len(wire), 0, 200) == []
+    client, server = joined()
+    ours, theirs = stream_between(client, server)
+    client.send(ours, b"x" * 100, END_MESSAGE)
+    deliver(client, server, HEADER_SIZE + 10)
+    assert server.codec.whole_messages(theirs, wire[132:], 0, 132, 0, 200) == []
+    deliver(client, server)
+    client.send(ours, b"x" * 100, 0, 50)
+    deliver(client, server)
+    client.send(ours, b"x" * 50, END_MESSAGE)
+    assert server.codec.whole_messages(theirs, client.wire, 0, len(client.wire), 0, 200) == []
 
 
 def test_frames_are_no_larger_than_the_peer_takes() -> None:

@@ -16,6 +16,7 @@ from zcserver.receiving.memory import ReceiveMemory
 from zcserver.receiving.receiver import Receiver
 from zcserver.sending.statistics import TransferStatistics
 from zcserver_protocol.codec import Codec, Limits
+from zcserver_protocol.errors import RemoteProtocolError
 from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
 
 KIB = 1024
@@ -295,6 +296,48 @@ def test_a_message_too_large_is_refused_in_a_block_too():
     assert [len(ends.inbox.take_message()) for _ in range(9)] == [30_000] * 9
     (error,) = ends.refused
     assert "50000 bytes exceeds max_message (40000 bytes)" in str(error)
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000, MIDDLE])
+def test_messages_that_come_together_count_like_those_that_come_alone(size):
+    counts = []
+    for together in (False, True):
+        ends = Ends()
+        ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(4)))  # a block is due
+        messages = [ends.message(content(number, size)) for number in range(12)]
+        for wire in [b"".join(messages)] if together else messages:
+            ends.arrive(wire)
+        inbox, state = ends.inbox, ends.inbox.state
+        counts.append(
+            (inbox.held, inbox.messages, ends.memory.promised, ends.codec.acknowledged, state.recv_messages,
+             ends.statistics.received_bytes)
+        )  # fmt: skip
+    assert counts[0] == counts[1]
+    assert counts[0][2] == 40 * MIB - counts[0][0]
+
+
+@pytest.mark.parametrize("mode", [MESSAGES, CHUNKS])
+def test_a_message_too_large_among_short_ones_is_refused_to_those_who_want_messages(mode):
+    ends = Ends(mode, max_message=1000)
+    ends.arrive(b"".join(ends.message(content(number, size)) for number, size in enumerate([10, 1000, 1001])))
+    if mode == MESSAGES:
+        assert [len(ends.inbox.take_message()) for _ in range(2)] == [10, 1000]
+        assert "1001 bytes exceeds max_message (1000 bytes)" in str(ends.refused[0])
+    else:
+        assert [len(ends.inbox.take_chunk()) for _ in range(3)] == [10, 1000, 1001]
+        assert not ends.refused
+
+
+@pytest.mark.parametrize("size", [100, MIDDLE])
+def test_a_broken_rule_behind_whole_messages_is_seen_after_them(size):
+    ends = Ends()
+    ends.arrive(b"".join(ends.message(content(number, size)) for number in range(4)))
+    wire = bytearray(b"".join(ends.message(content(number, size)) for number in range(4, 8)))
+    wire[3 * (HEADER_SIZE + size) + 2] = 1  # the reserved field of the fourth
+    with pytest.raises(RemoteProtocolError, match="reserved 256"):
+        ends.arrive(bytes(wire))
+    assert [ends.inbox.take_message()[:1] for _ in range(7)] == [content(number, 1) for number in range(7)]
+    assert ends.inbox.take_message() is None
 
 
 @pytest.mark.parametrize("count", [15, 16, 17, 40])

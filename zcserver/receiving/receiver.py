@@ -25,7 +25,7 @@ from zcserver_protocol.errors import ErrorCode, RemoteProtocolError
 from zcserver_protocol.events import Data, Event
 from zcserver_protocol.frames import CRC, HEADER_SIZE
 
-from .inbox import MESSAGES, Inbox
+from .inbox import Inbox
 from .memory import SMALL, ReceiveMemory
 
 _STAGING: Final = 64 * 1024
@@ -320,8 +320,7 @@ class Receiver:
         """As ``_take_whole``, for as many more messages like the last one as are staged."""
         short = self._length <= SMALL
         most = SMALL if short else self._block // _WORTHWHILE - HEADER_SIZE
-        if inbox.mode == MESSAGES and inbox.max_message < most:
-            most = inbox.max_message
+        most = min(most, inbox.max_message)
         staging, start = self._staging, self._start
         ends = self._codec.whole_messages(
             inbox.state, staging, start, self._end, 0 if short else SMALL + 1, most
