@@ -108,9 +108,10 @@ class Engine:
             self.statistics,
             context.checksum,
         )
-        self.sender.offload = driver.offload
-        self.sender.resume = self.flush
-        self.sender.failed = self._send_failed
+        self._framer = self.sender.framer
+        self._framer.offload = driver.offload
+        self._framer.resume = self.flush
+        self._framer.failed = self._send_failed
         self._receiver = Receiver(
             sock,
             context.kernel,
@@ -316,7 +317,7 @@ class Engine:
             channel.last_completion = outgoing
         channel.outgoing.append(outgoing)
         if not channel.ready:
-            self.sender.make_ready(channel)
+            self._framer.make_ready(channel)
             if not channel.ready and not self.codec.control_pending:
                 return  # it waits for credit, with whatever was queued before it
         if self._writer_armed:
@@ -412,7 +413,7 @@ class Engine:
             case events.Acked():
                 self.sender.acknowledged(event.upto)
             case events.Credited():
-                self.sender.make_ready(event.stream.owner)
+                self._framer.make_ready(event.stream.owner)
             case events.Opened():
                 channel = self._channel(event.stream)
                 if self.ending.phase is Phase.RUNNING:
@@ -423,7 +424,7 @@ class Engine:
                 channel = event.stream.owner
                 channel.reply = dict(event.args)
                 channel.on_reply()
-                self.sender.make_ready(channel)
+                self._framer.make_ready(channel)
             case events.Reset():
                 channel = event.stream.owner
                 error = StreamResetError(event.code, event.reason)
@@ -440,7 +441,7 @@ class Engine:
                     reason = "integrity mode is required here, and the peer does not offer crc32c"
                     self.codec.goaway(ErrorCode.INTEGRITY, reason)
                     raise RemoteProtocolError(ErrorCode.INTEGRITY, reason)
-                self.sender.max_frame = min(self.sender.max_frame, event.limits.max_frame)
+                self._framer.max_frame = min(self._framer.max_frame, event.limits.max_frame)
                 self._driver.changed()
             case events.Goaway():
                 if event.code != ErrorCode.NO_ERROR:
