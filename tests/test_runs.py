@@ -194,3 +194,87 @@ async def test_what_went_by_reference_is_in_flight_although_the_rest_of_its_run_
         await peer.answer()
         await completions[-1].wait()
         assert {buffer.state for buffer in buffers} == {BufferState.HOME}
+
+
+async def test_a_file_among_short_messages_has_a_frame_of_its_own(make_context, tmp_path):
+    (tmp_path / "file").write_bytes(b"f" * 5000)
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        with (tmp_path / "file").open("rb") as file:
+            for _ in range(3):
+                await ours.send(b"x" * 100)
+                await ours.send_file(file)
+        last = await ours.send(b"x" * 100, end=True)
+        assert [bytes(message) async for message in theirs] == [b"x" * 100, b"f" * 5000] * 3 + [b"x" * 100]
+        await last.wait()
+
+
+async def test_only_what_was_begun_may_still_be_read_by_a_dead_peer(make_context):
+    context = make_context()
+    async with serving(context, trust_peer=True) as served:
+        stream, _, _ = await served.peer()
+        engine = stream.connection.engine
+        engine._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+        completions = [await stream.send(bytes(40_000)) for _ in range(20)]
+        await until(lambda: at_rest(stream))
+        assert max(frames_queued(stream)) > 15
+        begun = -(-engine._lanes.written // (40_000 + HEADER_SIZE)) if context.by_reference else 0
+        stream.connection.abort()
+        errors = [str(completion.error) for completion in completions]
+        assert ["may still read" in error for error in errors] == [True] * begun + [False] * (20 - begun)
+        assert context.foreign.quarantined == begun * 40_000
+
+
+async def test_headers_in_flight_are_not_written_over_when_their_page_starts_over(make_context):
+    async with serving(make_context()) as served:
+        stream, peer, theirs = await served.peer()
+        engine = stream.connection.engine
+        for count in (60, 40):
+            await send_all(stream, [1000] * count)
+            engine.flush()
+        await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == 100, acknowledge=False)
+        await peer.write(pack(ACK, offset=60 * 1032))
+        await until(partial(_has_heard, stream, 60 * 1032))
+        for count in (28, 128):
+            await send_all(stream, [1000] * count)
+            engine.flush()
+        frames = [frame for frame in engine.sender.ledger if frame.slab is not None]
+        places = [
+            (frame.slab.address, frame.header_start + HEADER_SIZE * index)
+            for frame in frames
+            for index in range(len(frame.ends))
+        ]
+        assert len(places) == len(set(places))
+        await peer.read_until(lambda: len(peer.messages[theirs.id]) == 256)
+        assert peer.messages[theirs.id] == [
+            content(number, 1000) for count in (60, 40, 28, 128) for number in range(count)
+        ]
+
+
+async def test_a_reply_goes_out_although_no_data_can(make_context):
+    async with serving(make_context()) as served:
+        stream, peer, _ = await served.peer(credit=0)
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        await stream.send(b"x")
+        await peer.read_until(lambda: "Replied" in peer.log)
+
+
+async def test_no_frame_of_a_run_is_too_long_for_the_peer_and_no_run_for_the_window(make_context):
+    window = 128 * KIB
+    sizes = [1000, 20_000, 1000, 16 * KIB, 16 * KIB + 1, 1000] * 2
+    async with serving(make_context(window=window)) as served:
+        stream, peer, theirs = await served.peer(limits=Limits(max_frame=16 * KIB))
+        ledger = stream.connection.engine.sender.ledger
+        for _ in range(2):
+            for number, size in enumerate(sizes):
+                last = await stream.send(content(number, size))
+            await until(lambda: at_rest(stream))
+            peer.read_now()
+        assert window - 17 * KIB < ledger.framed <= window
+        await peer.answer()
+        await peer.read_until(lambda: len(peer.messages[theirs.id]) == 2 * len(sizes))
+        await last.wait()
+        assert peer.messages[theirs.id] == 2 * [content(number, size) for number, size in enumerate(sizes)]
+        assert max(each[2] for each in peer.log if each[0] == "DATA") == 16 * KIB
+        assert stream._channel.queued == 0

@@ -303,6 +303,16 @@ def test_messages_taken_together_end_before_any_other_frame(fields: tuple[int, .
     assert server.codec.whole_messages(theirs, wire, 0, len(wire), 10, 200) == [132, 264]
 
 
+def test_messages_taken_together_are_no_longer_than_a_frame_may_be() -> None:
+    client, server = joined(server=Limits(max_frame=16384))
+    _, theirs = stream_between(client, server)
+    wire = b""
+    for offset, length in ((0, 16384), (16384, 16385)):
+        wire += frames.HEADER.pack(frames.DATA, END_MESSAGE, 0, theirs.id, length, 0, offset, 0)
+        wire += b"x" * length
+    assert server.codec.whole_messages(theirs, wire, 0, len(wire), 0, 1 << 20) == [16416]
+
+
 def test_messages_taken_together_end_with_the_credit() -> None:
     _, server, theirs, wire = two_messages()
     theirs.recv_credit = theirs.recv_wire + 263

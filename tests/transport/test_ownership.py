@@ -3,6 +3,7 @@
 import array
 import asyncio
 import mmap
+import socket
 import tempfile
 
 import numpy
@@ -11,6 +12,7 @@ import pytest
 import zcserver
 from tests.raw_peer import RawPeer, deadline, dial
 from tests.transport.recorders import KIB, MIB, Recorder, paired, until
+from zcserver.sending.message import Outgoing
 from zcserver.transport.link import BYTE_STREAM
 
 pytestmark = pytest.mark.asyncio
@@ -96,6 +98,24 @@ async def test_write_lets_the_caller_change_mutable_memory_at_once(make_context,
         scribble(memory)
         assert await gate.arrived(nbytes) == content
         assert stats(gate.transport).reference_bytes == 0
+
+
+async def test_what_the_socket_took_of_many_pieces_is_not_copied(make_context, monkeypatch):
+    copied = []
+    keep_rest = Outgoing.keep_rest
+
+    def watched(self):
+        copied.append(0 if self.view is None else len(self.view))
+        keep_rest(self)
+
+    monkeypatch.setattr(Outgoing, "keep_rest", watched)
+    async with Gate(make_context) as gate:
+        engine = gate.transport._link.engine
+        engine._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+        gate.transport.write(b"h" * 1000)
+        gate.transport.write(bytearray(900 * KIB))
+        engine.flush()
+        assert 0 < sum(copied) < 901 * KIB - engine._lanes.written + 256 * KIB
 
 
 async def test_only_the_rest_that_the_socket_did_not_take_is_copied(make_context):

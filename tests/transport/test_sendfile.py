@@ -31,6 +31,16 @@ async def test_a_file_goes_from_the_page_cache_and_in_its_place_between_writes(p
     assert pair.left.get_extra_info("stats").file_bytes == len(CONTENT)
 
 
+async def test_short_files_follow_short_writes(pair, tmp_path):
+    path = tmp_path / "page"
+    path.write_bytes(b"f" * 5000)
+    with path.open("rb") as page:
+        for _ in range(2):
+            pair.left.write(b"header")
+            assert await zcserver.sendfile(pair.left, page, 0) == 5000
+    assert pair.server.data == 2 * (b"header" + b"f" * 5000)
+
+
 @pytest.mark.parametrize(("offset", "count"), [(0, 1000), (1000, 2 * MIB), (MIB, None), (1 << 30, None)])
 async def test_a_part_of_a_file(pair, file, offset, count):
     expected = CONTENT[offset:][:count]

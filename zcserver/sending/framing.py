@@ -20,8 +20,8 @@ from .message import COPY, FILE, REFERENCE, Frame, Outgoing, run_out_of
 from .slab import PLACES, HeaderPages, HeaderSlab
 from .statistics import TransferStatistics
 
-# Frames are cut this far ahead of the socket, in bytes: enough for the next pieces, little enough that a
-# control frame or another stream never waits behind more.
+# Frames are cut this far ahead of the socket, in bytes (by up to one frame or run more): enough for the next
+# pieces, and little for another stream to wait behind.
 _FRAMED_AHEAD: Final = 1 << 20
 # A run of messages has so many bytes at most when other streams have something to send, too.
 _SHARED_TURN: Final = 64 << 10

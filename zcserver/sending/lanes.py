@@ -81,9 +81,7 @@ class Lanes:
         slots = pipe.slots if pipe.slots < PIECE_SLOTS else PIECE_SLOTS
         count, total, frames = self._gather(slots, one_frame)
         # (The rest of a message that began to go by reference follows it, however short it is.)
-        if (
-            total < REFERENCE_THRESHOLD and not self.train[0].messages[0].referenced
-        ) or slots < WORTHWHILE_SLOTS:
+        if (total < REFERENCE_THRESHOLD and not self.train[0].begun.referenced) or slots < WORTHWHILE_SLOTS:
             self._send_copies(one_frame, REFERENCE)
             return
         sent = 0
@@ -180,24 +178,24 @@ class Lanes:
         payload = sent
         while sent:
             frame = train[0]
-            if lane == REFERENCE:
-                for outgoing in frame.messages:
-                    outgoing.referenced = True
             before = frame.sent
             after = before + sent
             if after > frame.nbytes:
                 after = frame.nbytes
             frame.sent = after
             sent -= after - before
+            if lane == REFERENCE:
+                for outgoing in frame.touched(before, after):
+                    outgoing.referenced = True
+            elif lane == COPY:
+                for outgoing in frame.ended(before, after):
+                    if not outgoing.referenced and outgoing.file is None:
+                        outgoing.memory_home()  # all of it was copied: free before the peer acknowledges
             if after < frame.nbytes:
                 payload -= frame.headers_in(before, after)
                 break
             payload -= frame.headers_in(before, after) if before else HEADER_SIZE * len(frame.ends)
             train.popleft()
-            if lane == COPY and frame.last:
-                for outgoing in frame.messages:
-                    if not outgoing.referenced and outgoing.file is None:
-                        outgoing.memory_home()  # all of it was copied: free before the peer acknowledges
             if frame.written is not None:
                 frame.written()
         statistics = self._statistics

@@ -82,7 +82,7 @@ class Outgoing(Completion):
         self.flags = END_MESSAGE | END_STREAM if ends_stream else END_MESSAGE
         self.file = file
         self.shared = shared
-        self.plain = not ends_stream
+        self.plain = file is None and not ends_stream
         self.batch: Batch | None = None
         self.message = 0
         self.framed = 0
@@ -161,7 +161,8 @@ class Frame:
     - one frame: ``start`` is the offset in its message's memory. The header is in ``header`` from
       ``header_start`` on: in the ``slab``, if it may go by reference, else in memory of its own;
     - a run of whole ``messages``: the same, and the headers side by side;
-    - a run out of a batch (``inline``): ``header`` is that memory, with headers and payload as on the wire.
+    - a run out of a batch (``inline``): ``header`` is that memory, where headers and payload lie as on the
+      wire, from ``start`` on.
 
     ``sent`` counts the bytes written to the socket; ``end`` is the end in the connection's count of DATA
     bytes; ``last`` tells that its messages end with it, and ``home`` how many of them were acknowledged
@@ -175,7 +176,13 @@ class Frame:
     )  # fmt: skip
 
     def __init__(
-        self, messages: list[Outgoing], ends: list[int], lane: int, slab: "HeaderSlab | None", start: int = 0
+        self,
+        messages: list[Outgoing],
+        ends: list[int],
+        lane: int,
+        slab: "HeaderSlab | None",
+        start: int = 0,
+        inline: Any = None,
     ) -> None:
         self.messages = messages
         self.ends = ends
@@ -183,13 +190,17 @@ class Frame:
         self.lane = lane
         self.slab = slab
         self.start = start
-        if slab is None:
-            self.header: Any = bytearray(HEADER_SIZE * len(ends))
-            self.header_start = 0
-        else:
+        self.inline = inline is not None
+        self.header: Any
+        if slab is not None:
             self.header = slab.view
             self.header_start = slab.take(len(ends))
-        self.inline = False
+        elif inline is None:
+            self.header = bytearray(HEADER_SIZE * len(ends))
+            self.header_start = 0
+        else:
+            self.header = inline
+            self.header_start = start
         self.payload: Any = None
         self.ending = 0
         self.home = 0
@@ -197,6 +208,23 @@ class Frame:
         self.end = 0
         self.last = len(ends) > 1 or start + ends[0] - HEADER_SIZE == messages[0].nbytes
         self.written: Callable[[], object] | None = None
+
+    @property
+    def begun(self) -> Outgoing:
+        """The message whose bytes are to be written next."""
+        return self.touched(self.sent, self.sent + 1)[0]
+
+    def touched(self, start: int, stop: int) -> list[Outgoing]:
+        """The messages to which its bytes from ``start`` to ``stop`` belong."""
+        if len(self.messages) == 1:
+            return self.messages
+        return self.messages[bisect_right(self.ends, start) : bisect_left(self.ends, stop) + 1]
+
+    def ended(self, start: int, stop: int) -> list[Outgoing]:
+        """The messages that end in its bytes from ``start`` to ``stop``."""
+        if len(self.messages) == 1:
+            return self.messages if self.last and stop == self.nbytes else []
+        return self.messages[bisect_right(self.ends, start) : bisect_right(self.ends, stop)]
 
     @property
     def rest(self) -> int:
@@ -227,7 +255,7 @@ class Frame:
             header = HEADER_SIZE - sent if sent < HEADER_SIZE else 0
             at = messages[0].address + self.start + sent + header - HEADER_SIZE
             return [(first_header + sent, header, at, self.nbytes - sent - header)]
-        if not sent and not one_frame:
+        if not sent:
             headers = range(first_header, first_header + HEADER_SIZE * len(messages), HEADER_SIZE)
             return [
                 (header, HEADER_SIZE, message.address, message.nbytes)
@@ -283,10 +311,8 @@ def run_out_of(batch: "Batch", outgoing: Outgoing, lane: int, stop: int) -> Fram
     """The next messages of a batch, before message ``stop``: one range of its memory."""
     start = outgoing.framed - HEADER_SIZE
     ends = [end - start for end in batch.ends[outgoing.message : stop]]
-    frame = Frame([outgoing], ends, lane, None)
-    frame.inline = True
     # Written to when the run's turn has come: until then these bytes are not in flight (rule 1).
-    frame.header = memoryview(memory_at(pointer_to(batch.buffer.address), start + ends[-1]))
-    frame.header_start = start
+    memory = memoryview(memory_at(pointer_to(batch.buffer.address), start + ends[-1]))
+    frame = Frame([outgoing], ends, lane, None, start, memory)
     frame.last = stop == len(batch.ends)
     return frame
