@@ -118,8 +118,9 @@ async def test_no_frame_of_it_is_too_long_for_the_peer_or_the_window(
         assert max(each[2] for each in peer.log if each[0] == "DATA") == longest
 
 
-async def test_another_stream_has_its_turns_between_the_messages(make_context):
-    sizes = [16 * KIB] * 120
+@pytest.mark.parametrize(("size", "count"), [(16 * KIB, 120), (100 * KIB, 20)])
+async def test_another_stream_has_its_turns_between_the_messages(make_context, size, count):
+    sizes = [size] * count
     async with serving(make_context()) as served:
         batched, peer, one = await served.peer(credit=0)
         single, other = await served.stream(peer, credit=0)

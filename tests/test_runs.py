@@ -9,7 +9,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import MIB, at_rest, joined, serving, until
-from zcserver.memory import BufferState
+from zcserver.memory import BufferState, Principal, PrincipalKind
 from zcserver_protocol.codec import Limits
 from zcserver_protocol.frames import ACK, HEADER_SIZE, pack
 
@@ -125,6 +125,54 @@ async def test_every_one_of_them_has_its_checksum(make_context):
         _, completions = await send_all(stream, [SIZE] * 40)
         await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == 40)
         await completions[-1].wait()
+
+
+async def test_what_may_go_by_reference_does_between_what_may_not(make_context):
+    context = make_context()
+    group = Principal("group", PrincipalKind.TRUSTED)
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        with await stream.connection.acquire(MIB):
+            for number in range(60):
+                if number % 3 == 0:
+                    last = await stream.send(content(number))
+                    continue
+                if number % 3 == 1:
+                    buffer = await stream.connection.acquire(SIZE)
+                else:
+                    buffer = await context.pool.acquire(SIZE, group, "group")
+                buffer.view[:] = content(number)
+                if number % 3 == 1:
+                    await stream.send(buffer)
+                else:
+                    buffer.seal()
+                    await stream.send_shared(buffer)
+                    buffer.home()
+        engine = stream.connection.engine
+        engine.flush()
+        for frame in engine.sender.ledger:
+            assert len({message.shared for message in frame.messages}) == 1, "one page of headers for two"
+            assert len({message.address == 0 for message in frame.messages}) == 1
+            assert frame.slab is None or frame.slab.shared is frame.messages[0].shared
+        await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == 60)
+        await last.wait()
+        assert peer.messages[theirs.id] == [content(number) for number in range(60)]
+
+
+async def test_a_run_ends_where_the_window_does(make_context):
+    window = 128 * KIB
+    async with serving(make_context(window=window)) as served:
+        stream, peer, theirs = await served.peer()
+        ledger = stream.connection.engine.sender.ledger
+        for _ in range(2):
+            for number in range(12):
+                last = await stream.send(content(number))
+            await until(lambda: at_rest(stream))
+            peer.read_now()
+        assert window - FRAME < ledger.framed <= window
+        await peer.answer()
+        await peer.read_until(lambda: len(peer.messages[theirs.id]) == 24)
+        await last.wait()
 
 
 async def test_what_a_dead_peer_may_still_read_of_a_run_is_cut_loose(make_context):

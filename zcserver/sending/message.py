@@ -206,7 +206,7 @@ class Frame:
         self.home = 0
         self.sent = 0
         self.end = 0
-        self.last = len(ends) > 1 or start + ends[0] - HEADER_SIZE == messages[0].nbytes
+        self.last = start + ends[0] - HEADER_SIZE == messages[0].nbytes
         self.written: Callable[[], object] | None = None
 
     @property
