@@ -266,7 +266,7 @@ class Frame:
             header = max(HEADER_SIZE - skip, 0)
             begun = max(skip - HEADER_SIZE, 0)
             header_at = first_header + index * HEADER_SIZE + skip
-            pieces.append((header_at, header, messages[index].address + self.start + begun, length - begun))
+            pieces.append((header_at, header, messages[index].address + begun, length - begun))
         return pieces
 
     def copyable(self, one_frame: bool) -> list[Any]:
@@ -293,7 +293,10 @@ class Frame:
         if self.payload is not None:
             return self.payload
         message = self.messages[index]
-        view = message.view if message.view is not None else message.memory.data  # type: ignore[union-attr]
+        view = message.view
+        if view is None:
+            assert message.memory is not None
+            view = message.memory.data
         return view[self.start : self.start + end - begin - HEADER_SIZE]
 
     def _unsent(self, one_frame: bool) -> Iterator[tuple[int, int, int]]:

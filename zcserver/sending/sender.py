@@ -163,10 +163,5 @@ class Sender:
 def _bring_home(messages: list[Outgoing]) -> None:
     """The peer has acknowledged all of these."""
     for outgoing in messages:
-        memory = outgoing.memory
-        if memory is not None and outgoing.view is None:
-            outgoing.memory = None
-            memory.home()
-        elif memory is not None or outgoing.file is not None:
-            outgoing.memory_home()
+        outgoing.memory_home()
         outgoing.resolve()
