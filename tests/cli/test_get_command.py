@@ -133,7 +133,7 @@ def test_a_server_killed_in_the_middle_is_reported_and_resumed_from(served, big,
         assert len(words.splitlines()) == 1
         assert "try again" in words
     with serving(served) as server:
-        assert "were here already" in zcserver("get", f"{server.url}/big").stderr
+        assert "were there already" in zcserver("get", f"{server.url}/big").stderr
     assert (local / "big").read_bytes() == big.read_bytes()
 
 
@@ -166,7 +166,7 @@ def test_interrupted_it_says_so_in_a_line_and_can_go_on(url, big, local, number,
     returned, words = partial_of(url, local, number)
     assert returned == code
     assert words.splitlines() == [{130: "zcserver: interrupted", 143: "zcserver: terminated"}[code]]
-    assert "were here already" in zcserver("get", f"{url}/big").stderr
+    assert "were there already" in zcserver("get", f"{url}/big").stderr
 
 
 def test_two_downloads_to_one_name_do_not_mix(url, big, local):

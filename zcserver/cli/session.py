@@ -163,7 +163,7 @@ class Outcome:
         elif moved:
             words.append(f"{amount(moved)} in {seconds:.2f} s, {rate(moved, seconds)}")
         if self.resumed:
-            words.append(f"{amount(self.resumed)} were here already")
+            words.append(f"{amount(self.resumed)} were there already")
         if verified and self.files:
             words.append("verified by SHA-256")
         if self.changed:

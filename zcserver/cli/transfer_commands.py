@@ -100,6 +100,8 @@ def _put(
     PATH is a local file or directory, or - for standard input. A URL that ends with a slash is a directory
     to put them into; else it is the new name. A file appears there when all of it is on the server's disk;
     before that, what had its name stays. Times are kept, permissions only of files that are replaced.
+    An interrupted put, said again, goes on where it was, if neither the file nor the server's process is
+    another one.
 
     \b
     Examples:

@@ -312,7 +312,8 @@ class Client:
     ) -> Transferred:
         """Send a local file (its path), memory (bytes, array) or what a descriptor gives until its end.
 
-        It appears whole, as ``path``.
+        It appears whole, as ``path``. If the connection is lost, the server keeps what came of a local file
+        of 1 MiB or more, for as long as it runs (a day at most), and the same call goes on behind that.
 
         When this returns, the server has it on disk. It gets the modification time of the local file, or
         ``mtime_ns``. ``create``: refused if there is one; ``validator``: refused unless the one there still

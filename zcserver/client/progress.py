@@ -21,7 +21,7 @@ class Progress:
         """So many more files and bytes are to come."""
 
     def started(self, path: str, size: int, done: int) -> None:
-        """This file's bytes are coming now; ``done`` of them are here from an earlier try."""
+        """This file's bytes are coming now; ``done`` of them are there from an earlier try."""
 
     def moved(self, path: str, nbytes: int) -> None:
         """So many more of its bytes have arrived, or were handed to the kernel when sending."""
@@ -40,7 +40,7 @@ SILENT = Progress()
 class Transferred:
     """One file that is complete. ``path`` is the server's name, ``target`` the local one.
 
-    ``nbytes`` is the file's size, of which the first ``resumed`` were here before; ``digest`` is its SHA-256
+    ``nbytes`` is the file's size, of which the first ``resumed`` were there before; ``digest`` is its SHA-256
     in hexadecimal, empty if nobody asked for it. ``changed``: it was stable, and somebody wrote to the file.
     """
 

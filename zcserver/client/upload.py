@@ -31,6 +31,8 @@ from .request import finished, number, opened, reply_of
 _SECONDS: Final = 0.25
 _PIECE_LEAST: Final = MIB
 _PIECE_MOST: Final = 64 * MIB
+# Bytes from which on a file is sent under a name by which an interrupted upload goes on.
+_WORTH_RESUMING: Final = MIB
 # O_NONBLOCK: opening a FIFO does not wait for a writer, and is refused below.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _in_thread = anyio.to_thread.run_sync
@@ -42,6 +44,7 @@ class _Source:
     def __init__(self, data: Any) -> None:
         self.target: Path | None = None
         self.mtime_ns: int | None = None
+        self.resume: str | None = None
         self._fd = -1
         if isinstance(data, (str, os.PathLike)):
             self.target = Path(data)
@@ -54,6 +57,9 @@ class _Source:
                 raise OSError(error.errno, error.strerror, str(data)) from None
             self.size, self.mtime_ns = status.st_size, mtime_of(status)
             self._validator = validator_of(status)
+            if self.size >= _WORTH_RESUMING:
+                # (A file's mtime can be set back, the time of its inode cannot.)
+                self.resume = f"{self._validator}-{status.st_dev}-{status.st_ctime_ns}"
         else:
             self._memory = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
             self.size = len(self._memory)
@@ -109,7 +115,10 @@ async def upload(
     progress: Progress,
     expected: bool,
 ) -> Transferred:
-    """Send ``source`` (a path, or memory) as the file ``path``. See :meth:`Client.put`."""
+    """Send ``source`` (a path, or memory) as the file ``path``. See :meth:`Client.put`.
+
+    An upload of the same file that was interrupted goes on where the server says that it ended.
+    """
     begin = time.monotonic()
     file = await _in_thread(_Source, source)
     with contextlib.closing(file):
@@ -125,13 +134,14 @@ async def upload(
             create=create or None,
             validator=validator,
             digest=digest,
+            resume=file.resume,
         ) as stream:
-            offset = number(await reply_of(stream), "offset")
+            offset = number(await reply_of(stream), "offset", most=file.size)
             progress.started(path, file.size, offset)
             with _telling_failure(progress, path):
                 await _send(stream, file, offset, path, pace, progress)
     progress.finished(path)
-    return Transferred(path, file.target, file.size, 0, time.monotonic() - begin, digest or "")
+    return Transferred(path, file.target, file.size, offset, time.monotonic() - begin, digest or "")
 
 
 async def _send(

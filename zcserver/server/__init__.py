@@ -3,6 +3,7 @@
 ``paths``, ``roots``      opening what a peer names, never outside the served directories
 ``listing``, ``reading``  STAT, LIST, GET, DIGEST
 ``staging``, ``editing``, ``writing``   PUT, MKDIR, RENAME, REMOVE, for writable servers, through ``disk``
+``interrupted``           uploads that lost their client, until they go on
 ``files``                 the handler that joins them
 ``access``, ``totals``    a line per request, and what all connections together carried
 

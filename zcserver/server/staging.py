@@ -99,7 +99,8 @@ class Wanted:
     """What the peer said about its upload; ``size`` in bytes, None where it said nothing.
 
     ``validator``: the file to be replaced must have it. ``create``: there must be none. ``digest``: the
-    SHA-256 that the content must have, hexadecimal.
+    SHA-256 that the content must have, hexadecimal. ``resume``: the client's name for this very content; an
+    upload that loses its client is kept under all of these for one that goes on.
     """
 
     path: str
@@ -108,27 +109,29 @@ class Wanted:
     validator: str | None = None
     create: bool = False
     digest: str | None = None
+    resume: str | None = None
 
 
 class Upload:
     """Call ``begin``, ``write`` with pieces in order, then ``commit``; ``discard`` at any time instead.
 
-    All block on the disk: call them in a thread, one at a time. They raise StreamResetError for the peer.
+    ``written`` counts its bytes so far. While it is ``unfinished``, one may ``begin`` again and go on behind
+    them. All block on the disk: call them in a thread, one at a time; StreamResetError is for the peer.
     """
 
     def __init__(self, root: Root, staging: Staging, wanted: Wanted) -> None:
         self.written = 0
+        self.wanted = wanted
         self._root = root
         self._staging = staging
         self._disk = staging.disk
-        self._wanted = wanted
         self._path = wanted.path
         self._hasher: Any = hashlib.new(ALGORITHM) if wanted.digest is not None else None
         self._name = secrets.token_hex(16).encode()
         self._fd = -1
 
     def begin(self) -> None:
-        """Refuse what would be refused at the end, then make the temporary file."""
+        """Refuse what would be refused at the end, then make the temporary file where there is none yet."""
         if self._path.endswith("/"):
             raise StreamResetError(
                 NOT_A_FILE, f"{shown(self._path)}: no file has a name with a slash at the end"
@@ -137,7 +140,15 @@ class Upload:
             self._admit(status_of(name, directory))
             self._check_directory(directory)
             self._check_space()
-            self._fd = self._staging.create(self._name)
+            if self._fd < 0:
+                self._fd = self._staging.create(self._name)
+            else:
+                self._check_identity()
+
+    @property
+    def unfinished(self) -> bool:
+        """Something is written, and it was neither committed nor discarded."""
+        return self._fd >= 0 and self.written > 0
 
     def _check_directory(self, directory: int) -> None:
         """Refuse a parent directory to which nothing can be renamed."""
@@ -148,13 +159,14 @@ class Upload:
 
     def _check_space(self) -> None:
         room = os.fstatvfs(self._staging.fd)
-        if self._wanted.size is not None and room.f_bavail * room.f_frsize < self._wanted.size:
-            reason = f"the server's disk has no {self._wanted.size} bytes left for {shown(self._path)}"
+        missing = (self.wanted.size or 0) - self.written
+        if room.f_bavail * room.f_frsize < missing:
+            reason = f"the server's disk has no {missing} bytes left for {shown(self._path)}"
             raise StreamResetError(NO_SPACE, reason)
 
     def _admit(self, present: os.stat_result | None) -> None:
         """Refuse to put a file where ``present`` is now."""
-        wanted = self._wanted
+        wanted = self.wanted
         if present is None:
             if wanted.validator is not None:
                 raise changed(self._path, "is not there any more: it was to be replaced")
@@ -191,7 +203,7 @@ class Upload:
             with self._staging.lock:
                 self._admit(status_of(name, directory))
                 self._check_identity()
-                rename = disk.rename_new if self._wanted.create else disk.rename
+                rename = disk.rename_new if self.wanted.create else disk.rename
                 try:
                     rename(self._name, self._staging.fd, name, directory)
                 except OSError as error:
@@ -212,15 +224,15 @@ class Upload:
                 disk.set_group(self._fd, parent.st_gid)
         if present is not None:
             disk.set_mode(self._fd, present.st_mode & 0o777)
-        if self._wanted.mtime_ns is not None:
-            disk.set_mtime(self._fd, self._wanted.mtime_ns)
+        if self.wanted.mtime_ns is not None:
+            disk.set_mtime(self._fd, self.wanted.mtime_ns)
 
     def _elsewhere(self) -> StreamResetError:
         words = "is on another file system than the served directory, where uploads cannot be put"
         return StreamResetError(ErrorCode.REFUSED, f"{shown(self._path)} {words}: serve that one by itself")
 
     def _check_content(self) -> None:
-        wanted = self._wanted
+        wanted = self.wanted
         if wanted.size is not None and self.written != wanted.size:
             reason = f"{shown(self._path)}: {self.written} bytes came, {wanted.size} were announced"
             raise StreamResetError(MISMATCH, reason)

@@ -1,18 +1,18 @@
 """PUT, MKDIR, RENAME and REMOVE, for servers started writable. Whatever touches the disk runs in a thread.
 
 An upload reaches its name whole or not at all: COMMIT is sent after content, name and directory would
-survive a power cut (``staging``).
+survive a power cut (``staging``). One that is interrupted can go on later (``interrupted``).
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, cast
 
 import anyio
 import anyio.to_thread
 
 from zcserver.errors import StreamResetError
-from zcserver.file_protocol import MISMATCH
+from zcserver.file_protocol import MISMATCH, NO_SPACE
 from zcserver.pace import Pace
 from zcserver.stream import Stream
 from zcserver_protocol.control import MIN_INTEGER
@@ -21,6 +21,7 @@ from zcserver_protocol.errors import ErrorCode
 from . import arguments, editing
 from .access import Request
 from .disk import Disk
+from .interrupted import InterruptedUploads
 from .paths import Root
 from .refusals import shown
 from .roots import Roots
@@ -40,6 +41,7 @@ class Writer:
     def __init__(self, roots: Roots, served: Sequence[Root], disk: Disk) -> None:
         self._roots = roots
         self._disk = disk
+        self._interrupted = InterruptedUploads()
         # A disk that is slow to sync must not take the threads that open files for reading.
         self._writers = anyio.CapacityLimiter(_WRITERS)
         with contextlib.ExitStack() as opened:
@@ -50,6 +52,8 @@ class Writer:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
+        for upload in self._interrupted.clear():
+            upload.discard()
         self._opened.close()
 
     async def put(self, stream: Stream, request: Request, pace: Pace) -> None:
@@ -60,20 +64,44 @@ class Writer:
             arguments.text(stream, "validator"),
             arguments.flag(stream, "create"),
             arguments.text(stream, "digest"),
+            arguments.text(stream, "resume"),
         )
         root = self._roots.find(stream.path)
-        upload = Upload(root, self._staging[root], wanted)
-        limiter = self._writers
-        try:
-            await anyio.to_thread.run_sync(upload.begin, limiter=limiter)
-            await stream.reply(offset=0)
-            await self._receive(stream, upload, wanted, request, pace)
-            await anyio.to_thread.run_sync(upload.commit, limiter=limiter)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(upload.discard, limiter=limiter)
+        async with self._interrupted.turn(wanted, stream):
+            upload = self._interrupted.take(wanted) or Upload(root, self._staging[root], wanted)
+            try:
+                await self._begin(upload)
+                await stream.reply(offset=upload.written)
+                await self._receive(stream, upload, request, pace)
+                await self._in_thread(upload.commit)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._put_away(upload, stream)
         await stream.commit(1)
         await stream.end()
+
+    async def _begin(self, upload: Upload) -> None:
+        """If the disk is full, what was kept for others makes room."""
+        try:
+            await self._in_thread(upload.begin)
+        except StreamResetError as error:
+            kept = self._interrupted.clear() if error.code == NO_SPACE else []
+            if not kept:
+                raise
+            await self._discard(kept)
+            await self._in_thread(upload.begin)
+
+    async def _put_away(self, upload: Upload, stream: Stream) -> None:
+        """Keep one that was interrupted, for which another may have to go; nothing is left of any other."""
+        kept = _to_be_kept(upload, stream)
+        await self._discard(self._interrupted.keep(upload) if kept else [upload])
+
+    async def _discard(self, uploads: list[Upload]) -> None:
+        for upload in uploads:
+            await self._in_thread(upload.discard)
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        await anyio.to_thread.run_sync(work, limiter=self._writers)
 
     async def _announced(self, stream: Stream) -> int | None:
         """The size that was announced in bytes, None for −1."""
@@ -82,10 +110,9 @@ class Writer:
             raise StreamResetError(ErrorCode.REFUSED, "PUT: the argument 'size' is missing")
         return size if size >= 0 else None
 
-    async def _receive(
-        self, stream: Stream, upload: Upload, wanted: Wanted, request: Request, pace: Pace
-    ) -> None:
+    async def _receive(self, stream: Stream, upload: Upload, request: Request, pace: Pace) -> None:
         """Write what arrives, a batch per thread hop; the connection goes on receiving meanwhile."""
+        size, before = upload.wanted.size, upload.written
         batch: list[memoryview] = []
         enough = min(_BATCH, pace.piece)
         batched = 0
@@ -98,8 +125,8 @@ class Writer:
                 batch.append(piece)
                 batched += len(piece)
                 request.nbytes += len(piece)
-                if wanted.size is not None and request.nbytes > wanted.size:
-                    reason = f"{shown(wanted.path)}: more bytes came than the {wanted.size} announced"
+                if size is not None and before + request.nbytes > size:
+                    reason = f"{shown(stream.path)}: more bytes came than the {size} announced"
                     raise StreamResetError(MISMATCH, reason)
                 if batched >= enough or len(batch) >= _BATCH_PIECES:
                     await anyio.to_thread.run_sync(upload.write, batch, limiter=self._writers)
@@ -143,3 +170,10 @@ class Writer:
         )
         await stream.reply(removed=removed)
         await stream.end()
+
+
+def _to_be_kept(upload: Upload, stream: Stream) -> bool:
+    """Whether it was interrupted, and by something else than a change of the client's file."""
+    error = stream.failed
+    changed = isinstance(error, StreamResetError) and error.code == ErrorCode.CHANGED
+    return upload.wanted.resume is not None and upload.unfinished and error is not None and not changed

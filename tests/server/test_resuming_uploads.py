@@ -1,0 +1,241 @@
+"""An upload that lost its client goes on where it ended: only the same one, and never as a mixture."""
+
+import contextlib
+import hashlib
+import os
+import random
+from types import SimpleNamespace
+
+import anyio
+import pytest
+
+import zcserver
+from tests.raw_peer import until
+from tests.server.disks import RecordingDisk
+from tests.server.requests import MIB, connected, content_of, put, refused
+from zcserver import ErrorCode
+from zcserver.file_protocol import IO_ERROR, MISMATCH, NO_SPACE, PUT
+from zcserver.server import FileServer, Root
+from zcserver.server.interrupted import MOST, InterruptedUploads
+from zcserver.server.staging import Wanted
+
+pytestmark = pytest.mark.anyio
+CONTENT = random.Random(1).randbytes(16 * MIB)
+# More of it than the stream's window: some of that must have been written, whatever else is in memory.
+ENOUGH = 12 * MIB
+
+
+def staged(served):
+    return os.listdir(served / ".zcserver")
+
+
+async def begin(connection, path="/file", content=CONTENT, nbytes=ENOUGH, **arguments):
+    """An upload of which so many bytes have arrived at the server."""
+    arguments = {"size": len(content), "resume": "this one", **arguments}
+    stream = await connection.open(PUT, path, **arguments)
+    await stream.response()
+    for start in range(0, nbytes, MIB):
+        completion = await stream.send(content[start : min(start + MIB, nbytes)])
+    await completion
+    return stream
+
+
+async def interrupt(files, connection, *arguments, code=ErrorCode.CANCELLED, **options):
+    """An upload that is given up with so many bytes at the server, which has noticed it."""
+    stream = await begin(connection, *arguments, **options)
+    stream.reset(code)
+    await until(lambda: files.active == 0)
+
+
+async def go_on(connection, path="/file", content=CONTENT, **arguments):
+    """Send what the server says is missing of ``content``; return the offset from which on."""
+    arguments = {"size": len(content), "resume": "this one", **arguments}
+    stream = await connection.open(PUT, path, **arguments)
+    offset = (await stream.response())["offset"]
+    await stream.send(content[offset:], end=True)
+    with pytest.raises(anyio.EndOfStream):
+        await stream.receive()
+    assert stream.committed == 1
+    return offset
+
+
+@pytest.fixture(params=[True, False], ids=["digest", "no digest"])
+def announced(request):
+    return {"digest": hashlib.sha256(CONTENT).hexdigest()} if request.param else {}
+
+
+async def test_an_upload_goes_on_behind_what_was_written(served, make_context, announced):
+    disk = RecordingDisk()
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=disk)
+        async with connected(files, make_context) as connection:
+            await interrupt(files, connection, **announced)
+            assert len(staged(served)) == 1
+            assert MIB < await go_on(connection, **announced) <= ENOUGH
+            assert disk.calls.count("create") == 1
+            assert content_of(served) == {"file": CONTENT}
+            assert staged(served) == []
+
+
+async def test_an_upload_goes_on_after_its_connection_was_lost(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        port = int(connection.name.rpartition(":")[2])
+        with contextlib.suppress(zcserver.ConnectionLostError):
+            async with zcserver.connect(port=port, context=make_context()) as lost:
+                await begin(lost)
+                lost.abort()
+        await until(lambda: files.active == 0)
+        assert await go_on(connection) > 0
+    assert content_of(served) == {"file": CONTENT}
+
+
+async def test_what_lost_its_client_twice_goes_on_all_the_same(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        stream = await connection.open(PUT, "/file", size=len(CONTENT), resume="this one")
+        first = (await stream.response())["offset"]
+        stream.reset()
+        await until(lambda: files.active == 0)
+        assert await go_on(connection) == first
+    assert content_of(served) == {"file": CONTENT}
+
+
+async def test_the_same_upload_ends_one_whose_connection_only_seems_to_live(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        stream = await begin(connection)
+        assert await go_on(connection) > 0
+        with refused(ErrorCode.REFUSED, "another connection goes on"):
+            await stream.receive()
+    assert content_of(served) == {"file": CONTENT}
+    assert staged(served) == []
+
+
+async def test_of_many_that_come_at_once_one_writes_at_a_time(served, files, make_context):
+    ends = []
+
+    async def go_on_or_yield(connection):
+        try:
+            await go_on(connection)
+            ends.append(None)
+        except zcserver.StreamResetError as error:
+            ends.append(error.code)
+
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(go_on_or_yield, connection)
+    assert len(ends) == 5
+    assert None in ends
+    assert set(ends) <= {None, ErrorCode.REFUSED}
+    assert content_of(served) == {"file": CONTENT}
+    assert staged(served) == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"resume": "another"}, {"resume": None}, {"mtime_ns": 1}, {"digest": "0" * 64}]
+)
+async def test_another_upload_of_the_file_begins_anew(served, files, make_context, other):
+    other = {"resume": "this one", **other}
+    if other["resume"] is None:
+        del other["resume"]
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        stream = await connection.open(PUT, "/file", size=len(CONTENT), **other)
+        assert await stream.response() == {"offset": 0}
+        stream.reset()
+        await until(lambda: files.active == 0)
+        assert await go_on(connection) > 0  # the interrupted one is still there
+    assert content_of(served) == {"file": CONTENT}
+
+
+async def test_nothing_is_kept_that_was_not_asked_to_be_or_has_changed(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        stream = await connection.open(PUT, "/file", size=len(CONTENT))
+        await stream.response()
+        await (await stream.send(CONTENT[:ENOUGH]))
+        stream.reset()
+        await until(lambda: files.active == 0)
+        assert staged(served) == []
+        await interrupt(files, connection, code=ErrorCode.CHANGED)
+        assert staged(served) == []
+        await interrupt(files, connection, nbytes=1)  # of which nothing is written yet
+        assert staged(served) == []
+
+
+async def test_what_was_kept_must_still_be_what_was_announced(served, files, make_context, announced):
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection, **announced)
+        stream = await connection.open(PUT, "/file", size=len(CONTENT), resume="this one", **announced)
+        offset = (await stream.response())["offset"]
+        await stream.send(bytes(len(CONTENT) - offset + (not announced)), end=True)
+        with refused(MISMATCH, "SHA-256" if announced else "more bytes came"):
+            await stream.receive()
+        assert staged(served) == []
+        assert await go_on(connection, **announced) == 0
+    assert content_of(served) == {"file": CONTENT}
+
+
+async def test_a_temporary_file_that_somebody_removed_is_not_gone_on_with(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        os.unlink(served / ".zcserver" / staged(served)[0])
+        stream = await connection.open(PUT, "/file", size=len(CONTENT), resume="this one")
+        with refused(IO_ERROR, "send it again"):
+            await stream.response()
+        assert await go_on(connection) == 0
+    assert content_of(served) == {"file": CONTENT}
+
+
+async def test_the_oldest_go_when_there_are_too_many(served, files, make_context):
+    content = CONTENT[: 7 * MIB]
+    async with connected(files, make_context) as connection:
+        for number in range(MOST + 1):
+            await interrupt(files, connection, f"/{number}", content, 7 * MIB)
+        assert len(staged(served)) == MOST
+        assert await go_on(connection, f"/{MOST}", content) > 0
+        assert await go_on(connection, "/1", content) > 0
+        assert await go_on(connection, "/0", content) == 0
+
+
+async def test_those_that_nobody_asks_for_go_after_a_day():
+    now = 0.0
+    kept = InterruptedUploads(clock=lambda: now)
+    uploads = [SimpleNamespace(wanted=Wanted(str(number), resume="")) for number in range(3)]
+    assert kept.keep(uploads[0]) == []
+    now = 24 * 3600.0
+    assert kept.keep(uploads[1]) == []
+    now += 1
+    assert kept.keep(uploads[2]) == [uploads[0]]
+    assert kept.take(uploads[0].wanted) is None
+    assert kept.take(uploads[1].wanted) is uploads[1]
+
+
+async def test_they_make_room_on_a_full_disk(served, files, make_context, monkeypatch):
+    real = os.fstatvfs
+
+    def full(fd):
+        """Room for 16 MiB in all."""
+        status = real(fd)
+        used = sum(os.stat(served / ".zcserver" / name).st_size for name in staged(served))
+        blocks = max(16 * MIB - used, 0) // status.f_frsize
+        return SimpleNamespace(f_bavail=blocks, f_frsize=status.f_frsize)
+
+    monkeypatch.setattr("os.fstatvfs", full)
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        assert await go_on(connection) > 0  # only the rest of it needs room
+        os.unlink(served / "file")
+        await interrupt(files, connection)
+        assert await put(connection, "/other", CONTENT) == 1
+        with refused(NO_SPACE):
+            await put(connection, "/larger", CONTENT + b"!")
+    assert content_of(served) == {"other": CONTENT}
+
+
+async def test_a_server_that_stops_leaves_none(served, make_context):
+    with Root(served) as root, contextlib.closing(FileServer(root, writable=True)) as files:
+        async with connected(files, make_context) as connection:
+            await interrupt(files, connection)
+            assert len(staged(served)) == 1
+    assert staged(served) == []
