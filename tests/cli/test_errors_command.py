@@ -125,6 +125,9 @@ def test_a_missing_directory_is_named_with_the_way_to_make_it(writable_url, serv
         assert "no such file" in failing(3, *command)
     done = zcserver("put", "-", f"{writable_url}/x/y", input="content", code=3)
     assert missing in done.stderr
+    for command in (["put", "-r"], ["sync"], ["sync", "--dry-run"]):
+        line = failing(3, *command, ".", f"{writable_url}/x/y")
+        assert f"no such directory: /{served.name}/x: make it first" in line
 
 
 def test_an_access_log_that_cannot_be_written(local):

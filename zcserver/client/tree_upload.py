@@ -99,13 +99,21 @@ class TreeUpload:
                 status = await self._client.stat(self._path)
                 self._there[""] = Entry("", "directory", 0, status.mtime_ns)
                 return
-        if self._remote and not self._options.dry_run:
-            await self._client.mkdir(self._remote)
-            self._touched.add("")
-        elif self._remote:
-            above = self._remote.rpartition("/")[0] or "/"
-            if (await self._client.stat(above)).type != "directory":
+        if self._remote:
+            await self._make_top()
+
+    async def _make_top(self) -> None:
+        above = self._remote.rpartition("/")[0] or "/"
+        try:
+            if not self._options.dry_run:
+                await self._client.mkdir(self._remote)
+                self._touched.add("")
+            elif (await self._client.stat(above)).type != "directory":
                 raise StreamResetError(NOT_A_DIRECTORY, f"{above} is no directory")
+        except StreamResetError as error:
+            if error.code != ErrorCode.NOT_FOUND:
+                raise
+            raise StreamResetError(error.code, f"no such directory: {above}: make it first") from error
 
     async def _prepare(self, entry: LocalEntry) -> bool:
         """Make a folder; True for a file that is to be sent."""
