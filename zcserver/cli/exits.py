@@ -143,7 +143,7 @@ def _explanation(error: TransferError | MisuseError | OSError) -> tuple[str, str
         case ConnectionLostError() if isinstance(error.__cause__, OSError):
             return _unreachable(error, error.__cause__)
         case ConnectionLostError():
-            return str(error), "try again: a download goes on from what has come", ExitCode.LOST
+            return str(error), "try again: a transfer goes on from what has come", ExitCode.LOST
         case OSError(errno=int(number)):
             known = _BY_ERRNO if error.strerror == os.strerror(number) else _BY_ERRNO | _BY_ERRNO_OF_OURS
             code, advice = known.get(number, (ExitCode.FAILED, ""))
