@@ -89,12 +89,7 @@ class Ending:
         elif self.phase is Phase.RUNNING and not codec.streams and not codec.goaway_sent:
             codec.goaway(ErrorCode.NO_ERROR, "")
             self._engine.flush_soon()
-        if (
-            codec.finished
-            and self.phase is not Phase.FINISHED
-            and not codec.control_pending
-            and self._sender.idle
-        ):
+        if codec.finished and self.phase is not Phase.FINISHED and self._sender.idle:
             self.phase = Phase.FINISHED
             if self.deadline == inf:
                 self.deadline = self._driver.time() + self._context.close_seconds

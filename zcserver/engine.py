@@ -325,9 +325,8 @@ class Engine:
         self._unflushed += outgoing.nbytes
         if self._unflushed >= _BATCH:
             self.flush()
-        elif not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._driver.soon(self._scheduled_flush)
+        else:
+            self.flush_soon()
 
     def flush_soon(self) -> None:
         """Control frames are due."""
@@ -416,10 +415,7 @@ class Engine:
                 self._framer.make_ready(event.stream.owner)
             case events.Opened():
                 channel = self._channel(event.stream)
-                if self.ending.phase is Phase.RUNNING:
-                    self._driver.stream_opened(channel)
-                else:
-                    self.reset(channel, ErrorCode.REFUSED, "this end is closing the connection")
+                self._driver.stream_opened(channel)
             case events.Replied():
                 channel = event.stream.owner
                 channel.reply = dict(event.args)

@@ -203,8 +203,7 @@ class Stream:
 
     async def wait_for_room(self) -> None:
         """Return when :meth:`send` would not wait, or when the stream is over."""
-        if self._channel.queued >= self._high_water or len(self._channel.outgoing) >= _QUEUED_MESSAGES:
-            await self._wait_for_room()
+        await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
         """Until half of what may queue is gone: a wake-up for every frame would cost more than the frame."""

@@ -44,7 +44,6 @@ class Connection(Outbox):
         "peer_acknowledged",
         "role",
         "streams",
-        "version",
         "written",
     )
 
@@ -53,7 +52,6 @@ class Connection(Outbox):
         self.role = role
         self.limits = limits
         self.peer: Limits | None = None
-        self.version = 0
         self.features: frozenset[str] = frozenset()
         self.streams: dict[int, StreamState] = {}
         self.needs = PREFACE_SIZE

@@ -310,7 +310,6 @@ class Incoming(Connection):
         hello = meet(data, self.limits)
         self._move("hello")
         self.peer = hello.limits
-        self.version = hello.version
         self.features = hello.features
         self._max_data = hello.limits.max_frame
         self.acknowledge_every = hello.limits.window // 4

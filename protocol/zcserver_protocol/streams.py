@@ -85,11 +85,6 @@ class StreamState:
         """The peer's END_STREAM, with all of its payload, has arrived."""
         return self.recv_state == ENDED
 
-    @property
-    def ended(self) -> bool:
-        """Nothing can travel on it any more."""
-        return self.send_state >= ENDED and self.recv_state >= ENDED
-
     def credited(self, limit: int) -> bool:
         """The peer grants ``limit`` wire bytes in all; True when that lets us send more."""
         if limit < self.send_credit:

@@ -37,15 +37,12 @@ PAGE: Final = 4096
 
 # include/uapi/linux/mman.h; the rest of the advices are in `mmap`.
 MADV_POPULATE_READ: Final = 22  # Linux 5.14
-MADV_POPULATE_WRITE: Final = 23  # Linux 5.14
-MADV_COLLAPSE: Final = 25  # Linux 6.1
 
 # include/uapi/linux/openat2.h
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
-RESOLVE_IN_ROOT: Final = 0x10
 RESOLVE_CACHED: Final = 0x20
 
 TCP_CONGESTION: Final = socket.TCP_CONGESTION
@@ -231,12 +228,11 @@ class IoVec:
     the number of slots filled to :meth:`Kernel.vmsplice`. It keeps none of that memory alive.
     """
 
-    __slots__ = ("buffer", "cdata", "slots")
+    __slots__ = ("buffer", "cdata")
 
     def __init__(self, slots: int) -> None:
         if not 0 < slots <= IOVECS_AT_MOST:
             raise MisuseError(f"an IoVec has 1 to {IOVECS_AT_MOST} slots (the kernel's limit), not {slots}")
-        self.slots = slots
         self.buffer = bytearray(IOVEC.size * slots)
         self.cdata: Any = _from_buffer("struct iovec[]", self.buffer)
 

@@ -92,10 +92,9 @@ class Span:
         """The further regions of a lease larger than one region."""
 
     def export(self, nbytes: int) -> None:
-        """Make the exporter for a lease of ``nbytes`` unless the last lease left a fitting one."""
-        if self.nbytes != nbytes or self.exporter is None:
-            self.exporter = memory_at(self._pointer, nbytes)
-            self.nbytes = nbytes
+        """Make the exporter for a lease of ``nbytes``, if the last lease left none that fits."""
+        self.exporter = memory_at(self._pointer, nbytes)
+        self.nbytes = nbytes
 
     def lend(self, nbytes: int) -> Any:
         """An exporter for a lease that ends when it is gone: the span itself does not keep it."""

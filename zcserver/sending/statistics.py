@@ -1,6 +1,6 @@
 """What one connection carried, by lane."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
@@ -21,6 +21,3 @@ class TransferStatistics:
     received_copied_bytes: int = 0
     acknowledgements_sent: int = 0
     congestion_control: str = ""
-
-    def as_dict(self) -> dict[str, int | str]:
-        return asdict(self)
