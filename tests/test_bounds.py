@@ -1,5 +1,7 @@
 """What one peer can make the other end hold is bounded, and others get theirs."""
 
+from functools import partial
+
 import anyio
 import pytest
 
@@ -19,6 +21,22 @@ async def pong(peer):
     await peer.read_until(lambda: "Pong" in peer.log)
     peer.log.clear()
     await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_trusted_peer_that_goes_takes_no_memory_from_the_others(make_context):
+    context = make_context(pool_size=4 * MIB)
+    async with zcserver.serve(lambda stream: None, port=0, context=make_context()) as server:
+        connect = partial(zcserver.connect, port=server.port, context=context, trust_peer=True)
+        held = []
+        async with connect() as stays:
+            for _ in range(4):
+                held.append(await stays.acquire(4 * KIB, timeout=1))
+                async with connect():
+                    pass
+            if context.by_reference:
+                assert context.pool.stats().regions_by_principal["trusted peers"] == 1
+            for buffer in held:
+                buffer.release()
 
 
 async def test_streams_that_are_given_up_at_once_leave_no_more_handlers_than_twice_the_limit(make_context):

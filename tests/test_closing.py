@@ -1,5 +1,6 @@
 """Closing never loses data (rule 11), and never waits for ever."""
 
+import contextlib
 import socket
 import struct
 
@@ -8,6 +9,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import MIB, RawPeer, at_rest, deadline, in_socket, joined, serving, until
+from zcserver_protocol.frames import PING, pack
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -242,6 +244,35 @@ async def test_what_was_received_is_acknowledged_although_the_connection_is_drop
         assert bytes(await stream.receive()) == b"the last"
         stream.connection.abort()
         await peer.read_until(lambda: peer.codec.peer_acknowledged == peer.codec.written, acknowledge=False)
+
+
+async def test_a_peer_that_only_talks_is_not_heard_out_for_ever(make_context):
+    context = make_context()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    class Talking(type(context.kernel)):
+        words = 1000
+
+        def recv_into(self, sock, buffer):
+            if sock is ours and self.words < 1000:
+                with contextlib.suppress(OSError):
+                    theirs.send(pack(128))  # of no meaning
+                    self.words += 1
+            return super().recv_into(sock, buffer)
+
+    context.kernel = kernel = Talking()
+    with deadline(), theirs:
+        async with anyio.create_task_group() as tasks:
+            connection = zcserver.Connection(ours, "server", context, tasks, None, False)
+            peer = RawPeer(theirs)
+            await peer.shake_hands()
+            theirs.shutdown(socket.SHUT_RD)
+            kernel.words = 0
+            theirs.send(pack(PING))
+            await connection.wait_closed()
+            tasks.cancel_scope.cancel()
+    assert kernel.words < 1000
 
 
 async def test_what_the_peer_said_before_it_went_is_heard_although_writing_fails(make_context):

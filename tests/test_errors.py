@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import socket
+from functools import partial
 
 import anyio
 import numpy
@@ -12,6 +13,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import MIB, RawPeer, deadline, dial, joined, serving, until
+from zcserver.kernel.calls import Kernel
 from zcserver.memory import BufferState
 from zcserver_protocol.errors import ErrorCode
 from zcserver_protocol.events import Goaway
@@ -310,9 +312,23 @@ async def test_two_tasks_cannot_receive_from_one_stream(make_context):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ours.receive)
             await until(lambda: ours._receiving)
-            with pytest.raises(zcserver.MisuseError, match="another task"):
-                await ours.receive()
+            for receive in (ours.receive, partial(ours.receive_into, bytearray(9))):
+                with pytest.raises(zcserver.MisuseError, match="another task"):
+                    await receive()
             tasks.cancel_scope.cancel()
+
+
+async def test_the_memory_of_a_task_that_receives_is_not_replaced_by_another(make_context):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        first = bytearray(5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ours.receive_into, first)
+            await until(lambda: ours._receiving)
+            with pytest.raises(zcserver.MisuseError, match="another task"):
+                await ours.receive_into(bytearray(5))
+            await theirs.send(b"whole")
+        assert first == b"whole"
 
 
 # -- streams and handlers ----------------------------------------------------------------------------------
@@ -457,6 +473,34 @@ async def test_running_out_of_descriptors_delays_new_connections_and_hurts_no_ol
 async def echo(stream):
     async for message in stream:
         await stream.send(bytes(message))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.ENOMEM])
+async def test_a_kernel_that_refuses_vmsplice_later_costs_the_lane_and_not_the_connection(
+    make_context, number
+):
+    class Later(Kernel):
+        refuses = False
+        refused = 0
+
+        def vmsplice(self, fd, iov, count):
+            if self.refuses:
+                self.refused += 1
+                raise OSError(number, os.strerror(number))
+            return super().vmsplice(fd, iov, count)
+
+    kernel = Later()
+    async with joined(make_context(kernel=kernel)) as ends:
+        ours, theirs = await ends.stream()
+        for letter in b"abc":
+            buffer = await ours.connection.acquire(MIB)
+            buffer.view[:] = bytes([letter]) * MIB
+            await ours.send(buffer)
+            assert bytes(await theirs.receive()) == bytes([letter]) * MIB
+            kernel.refuses = True
+        statistics = ours.connection.statistics
+        assert (statistics.reference_bytes, statistics.copied_bytes) == (MIB, 2 * MIB)
+        assert (kernel.refused == 1) is (number != errno.ENOMEM)
 
 
 async def test_a_port_in_use_is_named(make_context):

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -215,6 +216,32 @@ async def test_what_a_dead_connection_left_in_the_socket_stays_as_it_was(make_co
         assert sum(map(len, received)) > 0
         for message, letter in zip(received, "ABCDEFGH", strict=False):
             assert message == letter.encode() * len(message)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_an_interrupt_right_behind_a_splice_frees_nothing_that_was_spliced(
+    make_context, monkeypatch, trusted
+):
+    context = make_context()
+    if not context.by_reference:
+        pytest.skip("nothing goes by reference")
+    async with serving(context, trust_peer=trusted) as served:
+        stream, peer, theirs = await served.peer()
+        engine = stream.connection.engine
+        await peer.read_until(lambda: peer.codec.sendable(theirs) > 0)
+        nbytes = 900_000  # less than is written at once
+        with await stream.connection.acquire(MIB):  # or a stranger's would be copied
+            memory = bytearray(nbytes) if trusted else await stream.connection.acquire(nbytes)
+        await stream.send(memory)
+
+        def interrupted(nbytes):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(engine._lanes, "_codec", SimpleNamespace(data_written=interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            engine.flush()
+        kept = context.foreign.quarantined if trusted else context.pool.stats().quarantined
+        assert kept >= nbytes
 
 
 async def test_a_blocked_connection_leaves_nothing_in_the_shared_pipe(make_context):

@@ -15,6 +15,7 @@ from zcserver_protocol.errors import ErrorCode, LocalProtocolError, NotZCPError,
 
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, PeerTimeoutError
+from .memory import PrincipalKind
 from .receiving.receiver import Receiver
 from .sending.lanes import Lanes
 from .sending.message import end_marker
@@ -152,6 +153,8 @@ class Ending:
 
         It may have acknowledged everything, or told why it goes.
         """
+        if self._sock.family == socket.AF_UNIX:  # where it could go on for ever
+            self._sock.shutdown(socket.SHUT_RD)
         try:
             while not self._receiver.reading and self._receiver.read() and self._receiver.heard:
                 pass
@@ -233,7 +236,9 @@ class Ending:
         reason = error if error is not None else ConnectionLostError(f"the connection {self._name} is closed")
         self._sender.fail(reason)
         self._fail_streams(reason)
-        self._context.pool.retire(self._engine.principal)
+        principal = self._engine.principal
+        if principal.kind is PrincipalKind.CONNECTION:  # any other has connections besides this one
+            self._context.pool.retire(principal)
         self._driver.closed(error)
 
     def _fail_streams(self, error: BaseException) -> None:

@@ -186,6 +186,9 @@ class Engine:
         if now >= self.ending.deadline:
             self.ending.overdue()
             return
+        if self.ending.phase is Phase.LINGERING:
+            self._arm_timer()
+            return
         try:
             self.codec.tick(now, False)
         except RemoteProtocolError as error:
@@ -392,9 +395,14 @@ class Engine:
         if self.ending.phase is Phase.CLOSED or channel.error is not None or self._gone(channel):
             return
         error = StreamResetError(code, reason)
-        self.sender.cut(channel, error, partial(self._send_reset, channel, code, reason))
-        channel.fail(error)
+        self._give_up(channel, error, partial(self._send_reset, channel, code, reason))
         self.flush_soon()
+
+    def _give_up(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
+        """The stream has failed, both ways. Frames already cut are still sent, ``then`` is called after."""
+        channel.error = error  # first, for the callbacks of what fails now
+        self.sender.cut(channel, error, then)
+        channel.fail(error)
 
     def _gone(self, channel: Channel) -> bool:
         return channel.state.id not in self.codec.streams
@@ -424,8 +432,7 @@ class Engine:
             case events.Reset():
                 channel = event.stream.owner
                 error = StreamResetError(event.code, event.reason)
-                self.sender.cut(channel, error, lambda: None)
-                channel.fail(error)
+                self._give_up(channel, error, lambda: None)
                 self._driver.changed()
             case events.Committed():
                 channel = event.stream.owner
@@ -454,8 +461,7 @@ class Engine:
 
     def _on_refused(self, channel: Channel, error: MessageTooLargeError) -> None:
         """A message that cannot be assembled: the stream ends, the connection goes on."""
-        self.sender.cut(channel, error, partial(self._send_reset, channel, ErrorCode.TOO_LARGE, str(error)))
-        channel.fail(error)
+        self._give_up(channel, error, partial(self._send_reset, channel, ErrorCode.TOO_LARGE, str(error)))
 
     def _send_failed(self, channel: Channel, error: BaseException) -> None:
         """A file could not be read on: what was promised is kept, the rest is given up."""

@@ -1,5 +1,6 @@
 """One stream of a connection, as the application sees it: messages both ways, on any anyio event loop."""
 
+import logging
 import mmap
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from .sending.message import Outgoing, batch_of_messages, end_marker
 if TYPE_CHECKING:
     from .connection import Connection
 
+_log = logging.getLogger("zcserver")
 # Besides bytes: empty messages queue up too, and must not do so without bound.
 _QUEUED_MESSAGES: Final = 4096
 
@@ -312,6 +314,7 @@ class Stream:
             raise MisuseError("receive_into needs writable memory")
         if not len(sink):
             return 0
+        self._check_alone()
         inbox = self._inbox
         inbox.mode = CHUNKS
         inbox.attach(sink)
@@ -334,8 +337,7 @@ class Stream:
     async def _wait_for_news(self, satisfied: Callable[[], bool]) -> None:
         """Wait until ``satisfied``; raise EndOfStream or what ended the stream when that cannot be."""
         channel = self._channel
-        if self._receiving:
-            raise MisuseError("another task is already receiving from this stream")
+        self._check_alone()
         self._receiving = True
         try:
             while not satisfied():
@@ -351,6 +353,10 @@ class Stream:
                     await self._news.wait()
         finally:
             self._receiving = False
+
+    def _check_alone(self) -> None:
+        if self._receiving:
+            raise MisuseError("another task is already receiving from this stream")
 
     async def _wait_for_memory(self, news: anyio.Event) -> None:
         with anyio.move_on_after(self._context.memory_seconds):
@@ -419,7 +425,10 @@ class Stream:
         committed, self._committed = self._committed, None
         if committed is not None:
             committed.set()
-        self.on_change()
+        try:
+            self.on_change()
+        except Exception:  # noqa: BLE001 – the program's; it costs nobody the connection
+            _log.exception("on_change of %r raised", self)
 
     @property
     def is_over(self) -> bool:

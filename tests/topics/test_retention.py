@@ -9,7 +9,7 @@ from tests.raw_peer import RawPeer, until
 from tests.topics.wire import MIB, publisher, serving, stopped_subscriber, subscriber
 from zcserver.cli.pieces import Pieces
 from zcserver.memory import REGION
-from zcserver.topic_protocol import PUBLISH, Head, Kind
+from zcserver.topic_protocol import PUBLISH, SUBSCRIBE, Head, Kind
 from zcserver.topics import TopicSettings
 from zcserver_protocol.events import Replied
 from zcserver_protocol.frames import HEADER_SIZE
@@ -155,6 +155,27 @@ async def test_what_stopped_subscribers_of_all_topics_pin_is_bounded_together(ma
             await topic.publish(bytes(MIB))
         assert sum(topic.cut_loose for topic in topics) == 1
         await until(lambda: sum(topic.pinned for topic in topics) == 2 * MIB)
+
+
+async def test_a_subscriber_cut_loose_before_its_message_is_queued_is_cut_loose_once(make_context):
+    settings = TopicSettings(retain_bytes=4 * MIB, retain_count=2, pinned=MIB)
+    async with serving(make_context, settings) as served:
+        topic = served.topics.topic("/t")
+        with await RawPeer.connect(served.server.port) as peer:
+            peer.codec.open(SUBSCRIBE, "/t", {}, 64)  # hardly any credit: nothing goes out
+            await peer.flush()
+            await until(lambda: topic.subscriptions)
+            (subscription,) = topic.subscriptions
+            while len(subscription.stream._channel.outgoing) < 4096:
+                await topic.publish(b"small")
+                await until(lambda: subscription.cursor == topic.next)
+            await topic.publish(bytes(2 * MIB))
+            await until(lambda: subscription.cursor == topic.next)
+            for _ in range(3):
+                await topic.publish(b"small")
+            assert topic.cut_loose == 1
+            await until(lambda: not topic.subscriptions)
+            assert topic.pinned == 0
 
 
 async def test_what_blocking_subscribers_still_need_stays_and_other_topics_go_on(make_context):

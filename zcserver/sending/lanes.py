@@ -5,8 +5,10 @@ socket takes, and raises ``BlockingIOError`` when the socket is full. The pipe i
 memory (what the socket did not take is discarded and sent again from its offset), never for files.
 """
 
+import errno
 import socket
 from collections import deque
+from itertools import islice
 from typing import Any, Final
 
 from zcserver.kernel.calls import IOVEC, IoVec, Kernel
@@ -49,6 +51,7 @@ class Lanes:
         self._codec = codec
         self._statistics = statistics
         self._iovec = IoVec(PIECE_SLOTS)
+        self._refused = False  # vmsplice, since this connection began
 
     def send_control(self, control: memoryview, more: bool) -> memoryview:
         """Write control frames; return what the socket did not take.
@@ -65,12 +68,12 @@ class Lanes:
         ``one_frame``: stop at the end of the first frame, because control frames wait for that boundary.
         """
         lane = self.train[0].lane
-        if lane == REFERENCE:
-            self._send_references(one_frame)
-        elif lane == FILE:
+        if lane == FILE:
             self._send_file()
+        elif lane == COPY or self._refused:
+            self._send_copies(one_frame, lane)
         else:
-            self._send_copies(one_frame, COPY)
+            self._send_references(one_frame)
 
     def _send_references(self, one_frame: bool) -> None:
         try:
@@ -84,26 +87,35 @@ class Lanes:
         if (total < REFERENCE_THRESHOLD and not self.train[0].begun.referenced) or slots < WORTHWHILE_SLOTS:
             self._send_copies(one_frame, REFERENCE)
             return
-        sent = 0
         try:
             pipe.fill_from_memory(self._iovec.cdata, count)
-            while pipe.queued:
-                moved = pipe.drain_to(self._fd, pipe.queued)
-                sent += moved
-                if not moved:
-                    raise BlockingIOError
-        except BlockingIOError:
+        except OSError as error:  # nothing is queued, and the socket has seen nothing of it
+            self._refused = error.errno in (errno.EPERM, errno.ENOSYS)
+            pipe.close()
+            self._send_copies(one_frame, REFERENCE)
+            return
+        gathered = list(islice(self.train, frames))
+        sent = 0
+        try:
+            blocked = False
+            try:
+                while pipe.queued and not blocked:
+                    moved = pipe.drain_to(self._fd, pipe.queued)
+                    sent += moved
+                    blocked = not moved
+            except BlockingIOError:
+                blocked = True
             self._advance(sent, REFERENCE)
-            pipe.discard()
-            raise
         except BaseException:
-            # How much the socket took before the error cannot be known: treat all of it as in flight.
-            for frame in list(self.train)[:frames]:
+            # How much the socket took cannot be known: treat all of it as in flight.
+            for frame in gathered:
                 for outgoing in frame.messages:
                     outgoing.referenced = True
             pipe.close()
             raise
-        self._advance(sent, REFERENCE)
+        if blocked:
+            pipe.discard()
+            raise BlockingIOError
 
     def _gather(self, slots: int, one_frame: bool) -> tuple[int, int, int]:
         """Fill the iovec from the frames at the head of the train; return its (entries, bytes, frames)."""

@@ -107,9 +107,9 @@ class Sender:
         head = self.ledger.head
         if head is not None and len(head.messages) > 1:
             count = bisect_right(head.ends, upto - head.end + head.nbytes)
-            completed += count - head.home
-            _bring_home(head.messages[head.home : count])
-            head.home = count
+            first, head.home = head.home, count  # before a callback can drop the connection
+            completed += count - first
+            _bring_home(head.messages[first:count])
         self._statistics.messages_acknowledged += completed
 
     def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
@@ -117,12 +117,13 @@ class Sender:
 
         A message cut in two fails, and its memory comes home, when nobody will read that memory any more.
         """
-        partly = channel.outgoing[0] if channel.outgoing and channel.outgoing[0].framed else None
-        for outgoing in channel.outgoing:
-            if outgoing is not partly:
-                outgoing.fail(error)
+        queued = list(channel.outgoing)
         channel.outgoing.clear()
         self.framer.forget(channel)
+        partly = queued[0] if queued and queued[0].framed else None
+        for outgoing in queued:
+            if outgoing is not partly:
+                outgoing.fail(error)
         if partly is not None:
             frames = [frame for frame in self.ledger if frame.messages[0] is partly]
             copied = not partly.referenced and partly.file is None

@@ -338,7 +338,7 @@ class Topic:
         """End the connection that holds the oldest message: only then may its pages be cut loose."""
         holding = [each for each in self.holders if each.oldest < self.first]
         worst = min(holding, key=lambda each: each.oldest, default=None)
-        if worst is None:
+        if worst is None or worst.stream.connection.is_closed:  # (it lets go as soon as its task runs)
             return False
         words = (
             f"{worst.stream.connection.name} does not take what it was sent of the topic {self.name}: "
