@@ -22,6 +22,8 @@ CHUNKS: Final = 2
 # What a stream is promised before anybody knows how fast it is read, in bytes.
 FIRST_WINDOW: Final = 256 * 1024
 
+# What a piece outside the pool takes besides its wire bytes: an object, a tuple and a place (bytes, about).
+_OVERHEAD: Final = 96
 _NOWHERE: Final = memoryview(bytearray(0))
 _EMPTY: Final = (b"", True, HEADER_SIZE)  # an empty message
 
@@ -225,7 +227,7 @@ class Inbox:
         self.messages += len(contents)
         self._open_bytes = self._open_length = 0
         if contents[-1].__class__ is bytes:
-            self._memory.hold(wire)
+            self._memory.hold(wire + _OVERHEAD * len(contents))
         self._memory.unreserve(wire)
 
     def takes_whole(self, length: int, remaining: int) -> bool:
@@ -242,7 +244,7 @@ class Inbox:
         length = len(content)
         if length <= SMALL:
             content = bytes(content)
-            self._memory.hold(wire)
+            self._memory.hold(wire + _OVERHEAD)
         self.pieces.append((content, ends, wire) if length or not ends else _EMPTY)
         self.held += wire
         if ends:
@@ -257,7 +259,7 @@ class Inbox:
         content, ends, wire = self.pieces.popleft()
         self.held -= wire
         if content.__class__ is bytes:
-            self._memory.let_go(wire)
+            self._memory.let_go(wire + _OVERHEAD)
         return content, ends
 
     # -- the application's side ----------------------------------------------------------------------
@@ -409,4 +411,4 @@ class Inbox:
     def __del__(self) -> None:
         kept = [wire for content, _, wire in self.pieces if content.__class__ is bytes]
         if kept:
-            self._memory.dropped(sum(kept))
+            self._memory.dropped(sum(kept) + _OVERHEAD * len(kept))
