@@ -17,9 +17,9 @@ def _ignore() -> None:
 class Channel:
     """The engine's half of a stream; ``zcserver.stream.Stream`` is the application's.
 
-    ``queued`` counts payload bytes not framed yet. ``on_news`` is called when there is something to
-    receive or the stream ended, ``on_room`` when queued bytes went out, ``on_reply`` when the peer replied,
-    ``on_commit`` when it has committed messages or never will.
+    ``queued`` counts the bytes not framed yet (of a batch, with its room for headers). ``on_news`` is called
+    when there is something to receive or the stream ended, ``on_room`` when queued bytes went out,
+    ``on_reply`` when the peer replied, ``on_commit`` when it has committed messages or never will.
     ``error`` is what ended the stream early.
     """
 

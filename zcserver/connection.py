@@ -55,7 +55,7 @@ class Connection:
         trust_peer: bool,
         on_closed: Callable[["Connection"], object] = lambda connection: None,
     ) -> None:
-        prepared = prepare(sock, context.capabilities, context.kernel)
+        congestion = prepare(sock, context.capabilities, context.kernel)
         self.name = endpoint_name(sock, remote=True)
         self.context = context
         self.trusts_peer = trust_peer
@@ -76,7 +76,7 @@ class Connection:
         self._acquiring: set[anyio.CancelScope] = set()
         self._changed = anyio.Event()
         self.engine = Engine(sock, role, context, self.principal, self)
-        self.engine.statistics.congestion_control = prepared.congestion or ""
+        self.engine.statistics.congestion_control = congestion
         self._loop.attach(
             sock.fileno(), self.engine.on_readable, self.engine.on_writable, self.engine.on_time
         )

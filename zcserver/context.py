@@ -46,6 +46,9 @@ class Context:
     ``close_seconds``    how long closing waits for the peer to acknowledge what was sent
     ``memory_seconds``   how long to wait for memory before an error names who holds it
     ``quarantine_seconds``  for how long the pages of dead peers count as still held (an estimate)
+    ``handshake_seconds``, ``ping_seconds``, ``silence_seconds``, ``ack_seconds``
+        when a peer is asked for a sign of life, and after which time without handshake, any bytes, or
+        progress of acknowledgements it is given up
 
     Raises MisuseError for settings that contradict each other.
     """

@@ -15,11 +15,10 @@ from .connection import DEFAULT_PORT, Connection, Handler
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, TransferError
 from .kernel.sockets import begin_unpaced, settle
-from .listeners import Listener, listen, listen_unix, shown
+from .listeners import EXHAUSTED, Listener, listen, listen_unix, shown
 
 _log = logging.getLogger("zcserver")
 # Out of descriptors or memory: accepting again at once would spin.
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE: Final = 0.1
 
 
@@ -273,7 +272,7 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
             except OSError as error:
                 if error.errno == errno.EBADF:
                     raise anyio.ClosedResourceError from error
-                if error.errno in _EXHAUSTED:
+                if error.errno in EXHAUSTED:
                     _log.warning("cannot accept more connections for now: %s", error.strerror)
                     await anyio.sleep(_PAUSE)
                 # Otherwise that peer gave up while it was queued (accept(2)): the next one.

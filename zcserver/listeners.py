@@ -14,6 +14,22 @@ from .errors import ConnectionLostError
 EVERYWHERE: Final = "*"
 """As a host: all addresses of this machine, IPv6 and IPv4."""
 
+EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""What ``accept`` says when this process or machine can hold no more connections for now."""
+
+
+class SocketFile:
+    """The file of a listening Unix socket: removed at the end, unless another server's is in its place."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._path = os.fsdecode(sock.getsockname()) if sock.family == socket.AF_UNIX else ""
+        self._status = os.stat(self._path) if self._path and not is_abstract(self._path) else None
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._status is not None and os.path.samestat(os.lstat(self._path), self._status):
+                os.unlink(self._path)
+
 
 class Listener:
     """A listening, non-blocking socket; ``path`` is that of a Unix socket, else empty. Close it.
@@ -24,7 +40,7 @@ class Listener:
     def __init__(self, sock: socket.socket, path: str = "") -> None:
         self.sock = sock
         self.path = path
-        self._file = os.stat(path) if path and not is_abstract(path) else None
+        self._file = SocketFile(sock)
 
     @property
     def port(self) -> int:
@@ -37,10 +53,7 @@ class Listener:
             return
         anyio.notify_closing(self.sock)
         self.sock.close()
-        if self._file is not None:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.lstat(self.path), self._file):
-                    os.unlink(self.path)
+        self._file.remove()
 
 
 async def listen(host: str, port: int, backlog: int) -> Listener:

@@ -3,21 +3,9 @@
 import contextlib
 import ipaddress
 import socket
-from dataclasses import dataclass
 
 from zcserver.kernel.calls import DEFAULT, Kernel
 from zcserver.kernel.probe import Capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What :func:`prepare` did with a socket; worth a line in a log, and a counter of ``refused``."""
-
-    same_host: bool
-    congestion: str | None
-    """The congestion control now in use, ``None`` if the socket does not say."""
-    refused: str | None
-    """Why the wanted congestion control was not set, ``None`` if it was, or if none was wanted."""
 
 
 def begin_unpaced(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> bool:
@@ -35,7 +23,7 @@ def begin_unpaced(sock: socket.socket, capabilities: Capabilities, kernel: Kerne
         if kernel.get_congestion(sock) != default:
             return False
         kernel.set_congestion(sock, wanted)
-    except OSError:  # :func:`prepare` tries again, and reports it
+    except OSError:  # :func:`prepare` tries again
         return False
     return True
 
@@ -53,30 +41,27 @@ def settle(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEF
             kernel.set_congestion(sock, default)
 
 
-def prepare(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> Prepared:
+def prepare(sock: socket.socket, capabilities: Capabilities, kernel: Kernel = DEFAULT) -> str:
     """Make a connected socket ready for the engine: non-blocking; TCP without Nagle, unpaced to this host.
 
+    Returns the congestion control in use, empty if there is none.
+
     Without ``TCP_NODELAY`` a header sent by itself and the payload behind it cost 44 ms instead of 0.04.
-    The congestion control of remote peers is the administrator's choice and stays. Whether a better one
-    was refused is only reported. ``OSError`` if it is neither a TCP nor a Unix socket.
+    The congestion control of remote peers is the administrator's choice and stays, and so does what may not
+    be changed. ``OSError`` if it is neither a TCP nor a Unix socket.
     """
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
-        return Prepared(same_host=True, congestion=None, refused=None)
+        return ""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    same_host = is_same_host(sock)
-    refused = None
     wanted = capabilities.congestion_unpaced
-    if same_host and wanted is not None and wanted != capabilities.congestion_default:
-        try:
+    if wanted is not None and wanted != capabilities.congestion_default and is_same_host(sock):
+        with contextlib.suppress(OSError):  # EPERM, ENOENT: slower, not wrong
             kernel.set_congestion(sock, wanted)
-        except OSError as error:  # EPERM, ENOENT: slower, not wrong
-            refused = f"{wanted}: {error.strerror}"
     try:
-        congestion = kernel.get_congestion(sock)
+        return kernel.get_congestion(sock)
     except OSError:
-        congestion = None
-    return Prepared(same_host, congestion, refused)
+        return ""
 
 
 def is_same_host(sock: socket.socket) -> bool:

@@ -126,7 +126,7 @@ class Region:
         self.tainted = False
         """A peer that is gone may still read it: no page serves anybody before the region is cut."""
         self.touched = 0
-        """When it last fell idle, on the pool's count of recycled buffers."""
+        """When it last fell idle, on the count of regions that did."""
         self.reset()
 
     def reset(self) -> None:

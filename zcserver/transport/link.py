@@ -46,7 +46,7 @@ class Link:
         opened: Callable[[Channel], object],
         failed: Callable[[BaseException], object],
     ) -> None:
-        prepared = prepare(sock, context.capabilities, context.kernel)
+        congestion = prepare(sock, context.capabilities, context.kernel)
         self.sock = sock
         self.context = context
         self.trusts_peer = trust_peer
@@ -73,7 +73,7 @@ class Link:
         self.time = self._loop.time
         self.detach = self._loop.detach
         self.engine = engine = Engine(sock, role, context, self.principal, self)
-        engine.statistics.congestion_control = prepared.congestion or ""
+        engine.statistics.congestion_control = congestion
         seconds = context.limits.handshake_seconds
         self._deadline = asyncio.get_running_loop().call_later(seconds, self._too_late, seconds)
         self._loop.attach(sock.fileno(), engine.on_readable, engine.on_writable, engine.on_time)

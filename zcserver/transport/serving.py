@@ -2,8 +2,6 @@
 
 import asyncio
 import asyncio.trsock
-import contextlib
-import errno
 import os
 import socket
 from collections.abc import Sequence
@@ -13,14 +11,13 @@ from zcserver.channel import Channel
 from zcserver.context import Context
 from zcserver.errors import HandshakeError
 from zcserver.kernel.sockets import begin_unpaced, settle
-from zcserver.listeners import listen_unix
+from zcserver.listeners import EXHAUSTED, SocketFile, listen_unix
 
 from .connecting import ProtocolFactory, check_stream_socket, refuse_tls
 from .link import Link, log
 from .shared import context_of
 from .transport import ZeroCopyTransport
 
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE: Final = 1.0  # seconds, as in asyncio, before accepting again when the system has run out of something
 
 
@@ -40,7 +37,7 @@ class ZeroCopyServer(asyncio.AbstractServer):
         trust_peer: bool,
         cleanup_socket: bool = False,
     ) -> None:
-        self._files = [_Name(sock) for sock in socks] if cleanup_socket else []
+        self._files = [SocketFile(sock) for sock in socks] if cleanup_socket else []
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] | None = socks
         self._factory = protocol_factory
@@ -108,7 +105,7 @@ class ZeroCopyServer(asyncio.AbstractServer):
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 log.warning("cannot accept more connections for now: %s", error.strerror)
                 self._loop.remove_reader(listener.fileno())
@@ -214,19 +211,6 @@ class ZeroCopyServer(asyncio.AbstractServer):
 
     def __repr__(self) -> str:
         return f"<ZeroCopyServer sockets={self.sockets!r}>"
-
-
-class _Name:
-    """The file of a listening Unix socket: removed at the end, unless another server's is in its place."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._path = sock.getsockname()
-        self._is = os.stat(self._path) if self._path and self._path[0] not in (0, "\0") else None
-
-    def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if self._is is not None and os.path.samestat(os.stat(self._path), self._is):
-                os.unlink(self._path)
 
 
 async def create_server(
