@@ -59,18 +59,33 @@ def options_of(given: dict[str, Any], **own: Any) -> TreeOptions:
 
 
 @contextlib.contextmanager
-def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iterator[None]:
-    """Note a failure and go on, or cancel everything where going on is pointless."""
+def noting_one(report: TreeReport, name: str) -> Iterator[None]:
+    """Note a failure and go on; one after which that is pointless is raised. For threads."""
     try:
         yield
     except (TransferError, OSError) as error:
+        if _is_hopeless(error):
+            raise
         report.failures.append((name, error))
-        if isinstance(error, ConnectionLostError) or (
-            error.code in _HOPELESS_THERE
-            if isinstance(error, StreamResetError)
-            else isinstance(error, OSError) and error.errno in _HOPELESS_HERE
-        ):
-            everything.cancel()
+
+
+@contextlib.contextmanager
+def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iterator[None]:
+    """Note a failure and go on, or cancel everything where going on is pointless."""
+    try:
+        with noting_one(report, name):
+            yield
+    except (TransferError, OSError) as error:
+        report.failures.append((name, error))
+        everything.cancel()
+
+
+def _is_hopeless(error: TransferError | OSError) -> bool:
+    if isinstance(error, StreamResetError):
+        return error.code in _HOPELESS_THERE
+    return isinstance(error, ConnectionLostError) or (
+        isinstance(error, OSError) and error.errno in _HOPELESS_HERE
+    )
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ from .local_tree import LocalEntry, differs, parents, status_of, type_of, walk
 from .partial import Beginning, PartialFile, is_temporary, temporaries_of
 from .progress import TreeReport
 from .storing import Storing
-from .tree import TreeOptions, holding, in_the_way, local_path, noting, unlisted, workers
+from .tree import TreeOptions, holding, in_the_way, local_path, noting, noting_one, unlisted, workers
 
 if TYPE_CHECKING:
     from .client import Client
@@ -110,7 +110,7 @@ class TreeDownload:
         jobs: list[_Job] = []
         for entry in page:
             name = f"{self._remote}/{entry.path}"
-            with noting(self._report, name, self._scope):
+            with noting_one(self._report, name):
                 jobs += self._prepare_one(entry, name)
         return jobs
 
@@ -216,7 +216,7 @@ class TreeDownload:
         kept: set[str] = set()
         for entry in self._walk():
             path = str(self._target / entry.path)
-            with noting(self._report, path, self._scope):
+            with noting_one(self._report, path):
                 if entry.error is not None:
                     raise entry.error
                 if path in planned:
@@ -248,7 +248,7 @@ class TreeDownload:
         """Deepest first, since setting up a folder's content changes its time."""
         for folder, mtime_ns in reversed(self._folders):
             path = self._target / folder
-            with noting(self._report, str(path), self._scope):
+            with noting_one(self._report, str(path)):
                 through = folder == _TOP
                 if os.stat(path, follow_symlinks=through).st_mtime_ns != mtime_ns:
                     try:
