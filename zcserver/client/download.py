@@ -113,7 +113,7 @@ class Download:
                 what = f"they are of {origin.path}, or that has changed there"
             raise ChangedError(
                 f"the first {self._beginning.nbytes} bytes of {self._path} were fetched earlier, but {what}: "
-                f"begin anew with --restart (restart=True)"
+                f"begin anew with --restart"
             ) from error
 
     async def _land(
@@ -246,7 +246,7 @@ def bytes_of(memory: Any) -> memoryview:
         if view.readonly:
             raise MisuseError("this memory is read-only: give a bytearray, a writable array or mapping")
         return view.cast("B") if view.nbytes else memoryview(bytearray())
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # (ValueError: numpy's dates, for one)
         raise MisuseError(f"cannot read into {type(memory).__name__}: {error}") from None
 
 

@@ -19,7 +19,7 @@ from zcserver.errors import MisuseError, TransferError
 from zcserver.file_protocol import ALGORITHM, PUT, hides_its_size, mtime_of, validator_of
 from zcserver.pace import Pace
 from zcserver.sending.completion import Completion
-from zcserver.stream import Stream
+from zcserver.stream import Stream, as_bytes
 from zcserver_protocol.errors import ErrorCode
 
 from .descriptors import read_some
@@ -61,7 +61,7 @@ class _Source:
                 # (A file's mtime can be set back, the time of its inode cannot.)
                 self.resume = f"{self._validator}-{status.st_dev}-{status.st_ctime_ns}"
         else:
-            self._memory = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+            self._memory = as_bytes(data)
             self.size = len(self._memory)
 
     def _check_type(self, status: os.stat_result) -> None:

@@ -6,11 +6,13 @@ region keeps its pipe until it is drained; pipes are capped, and past the cap th
 """
 
 import os
+import stat
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from zcserver.errors import MisuseError
 from zcserver.kernel.calls import Kernel
 from zcserver.kernel.pipe import Pipe, PipeShare
 
@@ -142,5 +144,11 @@ def close_elsewhere(fd: int) -> None:
 
 def file_size(file: Any) -> tuple[int, int]:
     """The descriptor and the size in bytes of an open regular file (an int or anything with ``fileno``)."""
-    fd = file if isinstance(file, int) else file.fileno()
-    return fd, os.fstat(fd).st_size
+    try:
+        fd = file if isinstance(file, int) else file.fileno()
+    except (AttributeError, ValueError) as error:  # (ValueError: it is closed, or only memory)
+        raise MisuseError(f"cannot send {file!r} as a file ({error}): give an open file") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise MisuseError(f"{file!r} is no regular file: give an open file, or send what can be read of it")
+    return fd, status.st_size
