@@ -132,9 +132,8 @@ def _announce(settings: ServeSettings, ports: list[int], context: zcserver.Conte
     used = {"file": context.splices_files, "vmsplice": context.by_reference, "copy": True}
     lanes = ", ".join(lane for lane, works in used.items() if works)
     how = f"(lanes: {lanes}{'; writable' if settings.writable else ''})"
-    print(f"serving {what} at {places[0]} {how}", flush=True)
-    for place in places[1:]:
-        print(f"and at {place}", flush=True)
+    if sys.__stdout__ is not None:  # who closes it knows where to find the server
+        print(f"serving {what} at {places[0]} {how}", *places[1:], sep="\nand at ", flush=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -14,6 +14,16 @@ from .exits import CommandError, ExitCode
 _STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
+class _Closed(io.TextIOBase):
+    """Standard output where it is closed: results must not get lost without a word."""
+
+    def write(self, text: str) -> int:
+        return standard_output()
+
+    def fileno(self) -> int:
+        return 1
+
+
 def prepare() -> None:
     """Have /dev/null where one of them is closed, and all names printable. Call it first of all.
 
@@ -24,7 +34,7 @@ def prepare() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
-            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+            setattr(sys, name, _Closed() if fd == 1 else os.fdopen(fd, mode, closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -39,7 +49,7 @@ def standard_input() -> int:
 def standard_output() -> int:
     """Its descriptor; CommandError if there is none for data to go to."""
     if sys.__stdout__ is None:
-        raise CommandError("standard output is closed: redirect it, or give -o another name", ExitCode.USAGE)
+        raise CommandError("standard output is closed: redirect it to a file or a pipe", ExitCode.USAGE)
     return sys.stdout.fileno()
 
 
@@ -61,7 +71,7 @@ def part() -> None:
 @contextlib.contextmanager
 def printing() -> Iterator[Callable[[Iterable[str]], Awaitable[None]]]:
     """A function that prints lines. ``print`` would stop the loop, and signals, until somebody reads them."""
-    with writing(sys.stdout.fileno()) as write:
+    with writing(standard_output()) as write:
 
         async def show(lines: Iterable[str]) -> None:
             text = "".join(f"{line}\n" for line in lines)
