@@ -113,7 +113,7 @@ def _outcome() -> tuple[str, int]:
         words = error.format_message()
         context = error.ctx
         shown = context.command_path if context is not None else "zcserver"
-        return f"{exits.printable(words)} Try `{shown} --help`.", ExitCode.USAGE
+        return f"{exits.printable(words.removesuffix('.'))}. Try `{shown} --help`.", ExitCode.USAGE
     except typer.Abort:
         return "interrupted", ExitCode.INTERRUPTED
     return "", int(code or 0)

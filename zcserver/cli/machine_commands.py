@@ -7,7 +7,7 @@ import typer
 
 from .exits import CommandError, ExitCode
 from .loop import run
-from .options import LanesOption, parse_memory, parse_size
+from .options import LanesOption, number, parse_memory, parse_size
 from .serve_options import (
     AccessLogOption,
     AllowBlockOption,
@@ -132,7 +132,10 @@ def _demo(
     ] = ".demo",
     lanes: LanesOption = "",
     subscribers: Annotated[
-        int, typer.Option("--subscribers", metavar="N", min=0, help="Publish as much to N of them, too.")
+        int,
+        typer.Option(
+            "--subscribers", metavar="N", parser=number(0), help="Publish as much to N of them, too."
+        ),
     ] = 0,
     serve: Annotated[
         str | None,

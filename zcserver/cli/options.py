@@ -1,6 +1,7 @@
 """What several commands share: sizes and lanes on the command line, amounts in the output."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import typer
@@ -36,6 +37,29 @@ def parse_memory(text: str) -> int:
     return nbytes
 
 
+def number(least: int, most: int = _MOST) -> Callable[[str | int], int]:
+    """A parser of whole numbers from ``least`` to ``most``, which takes defaults, too."""
+
+    def parse(text: str | int) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            numbers = f"from {least} on" if most == _MOST else f"from {least} to {most}"
+            raise typer.BadParameter(f"{text!r} is no whole number {numbers}")
+        return value
+
+    return parse
+
+
+def parse_output(text: str | None) -> str | None:
+    """Check where something is to be put."""
+    if text == "":
+        raise typer.BadParameter("'' is no name; write '.' for this directory, or leave it out")
+    return text
+
+
 def parse_lanes(text: str) -> str:
     """Check a comma-separated list of lanes."""
     unknown = set(text.replace(" ", "").split(",")) - set(_LANES) - {""}
@@ -66,7 +90,11 @@ UrlsArgument = Annotated[list[str], typer.Argument(hidden=True, metavar="URL", h
 OutputOption = Annotated[
     str | None,
     typer.Option(
-        "-o", "--output", metavar="PATH", help="Where to put it; '-': on stdout. Default: its own name."
+        "-o",
+        "--output",
+        metavar="PATH",
+        callback=parse_output,
+        help="Where to put it; '-': on stdout. Default: its own name.",
     ),
 ]
 RecursiveOption = Annotated[
@@ -84,7 +112,7 @@ LengthOption = Annotated[
     typer.Option("--length", parser=parse_size, metavar="SIZE", help="With -o -: at most so many bytes."),
 ]
 JobsOption = Annotated[
-    int, typer.Option("-j", "--jobs", min=1, max=64, metavar="N", help="How many files at once.")
+    int, typer.Option("-j", "--jobs", parser=number(1, 64), metavar="N", help="How many files at once.")
 ]
 IncludeOption = Annotated[
     list[str] | None,

@@ -8,10 +8,17 @@ from zcserver.topic_protocol import COMMITTED, EARLIEST, LATEST, MAX_SEQUENCE, P
 
 from .exits import CommandError, ExitCode
 from .loop import run
-from .options import LanesOption, QuietOption, lanes_of
+from .options import LanesOption, QuietOption, lanes_of, number, parse_output
 from .pieces import AS_IT_COMES, LINES, WHOLE, parse_form
 
 TopicArgument = Annotated[str, typer.Argument(metavar="URL", help="zc://host[:port]/topic")]
+
+
+def _policy(text: str) -> Policy:
+    try:
+        return Policy(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(Policy)}") from None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,7 +69,13 @@ def _sub(
     url: TopicArgument,
     output: Annotated[
         str,
-        typer.Option("-o", "--output", metavar="DIR", help="A file for each message; '-': all on stdout."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            callback=parse_output,
+            help="A file for each message; '-': all on stdout.",
+        ),
     ] = "-",
     start: Annotated[
         str,
@@ -70,12 +83,16 @@ def _sub(
     ] = LATEST,
     policy: Annotated[
         Policy,
-        typer.Option("--policy", metavar="POLICY", help="drop-oldest, latest, disconnect, or block."),
+        typer.Option(
+            "--policy", parser=_policy, metavar="POLICY", help="drop-oldest, latest, disconnect, or block."
+        ),
     ] = Policy.DROP_OLDEST,
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="Commit what was written, under this name.")
     ] = "",
-    count: Annotated[int, typer.Option("--count", min=0, metavar="N", help="End after N messages.")] = 0,
+    count: Annotated[
+        int | None, typer.Option("--count", parser=number(1), metavar="N", help="End after N messages.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Get the messages of a topic, from now on or from where --from says, until Ctrl-C or --count.
@@ -99,7 +116,7 @@ def _sub(
 
     if start == COMMITTED and not name:
         raise CommandError("--from committed needs --name: who has committed", ExitCode.USAGE)
-    settings = SubSettings(output, _start(start), policy.value, name, count, quiet)
+    settings = SubSettings(output, _start(start), policy.value, name, count or 0, quiet)
     raise typer.Exit(run(subscribe, url, settings))
 
 
