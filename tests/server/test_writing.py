@@ -20,6 +20,7 @@ from zcserver.file_protocol import (
     MISMATCH,
     MKDIR,
     NO_SPACE,
+    NOT_A_DIRECTORY,
     NOT_A_FILE,
     NOT_EMPTY,
     PUT,
@@ -246,8 +247,8 @@ async def test_only_files_are_put_and_only_over_files(served, files, make_contex
                 await put(connection, path, b"new")
         with refused(ErrorCode.FORBIDDEN, "served directory itself"):
             await put(connection, "", b"new")
-        for path in ("/none/new", "/fifo/new"):
-            with refused(ErrorCode.NOT_FOUND):
+        for path, code in (("/none/new", ErrorCode.NOT_FOUND), ("/fifo/new", NOT_A_DIRECTORY)):
+            with refused(code):
                 await put(connection, path, b"new")
         with refused(ErrorCode.NOT_FOUND, "too long"):
             await put(connection, "/" + 256 * "x", b"new")

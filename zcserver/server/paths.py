@@ -208,10 +208,15 @@ class Root:
         """
         relative = self.relative(path)
         if not relative:
-            raise StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the served directory itself")
+            raise StreamResetError(
+                ErrorCode.FORBIDDEN, f"{shown(path or '/')} is the served directory itself"
+            )
         parent, _, name = relative.rpartition(b"/")
         with refusals(path, "change"):
-            fd = self._not_staging(self.open(parent, DIRECTORY), path)
+            try:
+                fd = self._not_staging(self.open(parent, DIRECTORY), path)
+            except NotADirectoryError:
+                raise not_a_directory(path.rstrip("/").rpartition("/")[0]) from None
             try:
                 yield fd, name
             finally:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from zcserver.errors import MisuseError, StreamResetError
+from zcserver.file_protocol import escape
 from zcserver_protocol.errors import ErrorCode
 
 from .paths import Root, components
@@ -25,16 +26,24 @@ class Roots:
         """Whether ``path`` (as it came over the wire) is the virtual directory."""
         return b"" not in self._by_name and not components(path)
 
-    def find(self, path: str) -> Root:
-        """The root that ``path`` leads into; StreamResetError when there is none of that name."""
+    def find(self, path: str, new: bool = False) -> Root:
+        """The root that ``path`` leads into; StreamResetError when there is none of that name.
+
+        ``new``: something is to be made there.
+        """
         only = self._by_name.get(b"")
         if only is not None:
             return only
         parts = components(path)
         if not parts:
-            reason = f"{shown(path)} only holds the served directories: name one of them"
+            reason = f"{shown(path or '/')} only holds the served directories: name one of them"
             raise StreamResetError(ErrorCode.FORBIDDEN, reason)
         root = self._by_name.get(parts[0])
         if root is None:
-            raise missing(path)
+            raise self._outside(path) if new else missing(path)
         return root
+
+    def _outside(self, path: str) -> StreamResetError:
+        names = shown(", ".join(f"/{escape(root.name)}" for root in self.in_order()))
+        reason = f"{shown(path)} is in none of the served directories: name one of them, {names}"
+        return StreamResetError(ErrorCode.FORBIDDEN, reason)

@@ -66,7 +66,7 @@ class Writer:
             arguments.text(stream, "digest"),
             arguments.text(stream, "resume"),
         )
-        root = self._roots.find(stream.path)
+        root = self._roots.find(stream.path, new=True)
         async with self._interrupted.turn(wanted, stream):
             upload = self._interrupted.take(wanted) or Upload(root, self._staging[root], wanted)
             try:
@@ -140,7 +140,7 @@ class Writer:
     async def mkdir(self, stream: Stream, request: Request, pace: Pace) -> None:
         parents = arguments.flag(stream, "parents")
         mtime_ns = arguments.number(stream, "mtime_ns", MIN_INTEGER)
-        root = self._roots.find(stream.path)
+        root = self._roots.find(stream.path, new=True)
         created = await anyio.to_thread.run_sync(
             editing.make_directory, root, self._disk, stream.path, parents, mtime_ns, limiter=self._writers
         )
@@ -153,7 +153,7 @@ class Writer:
         if to is None:
             raise StreamResetError(ErrorCode.REFUSED, "RENAME: the argument 'to' is missing")
         root = self._roots.find(stream.path)
-        if self._roots.find(to) is not root:
+        if self._roots.find(to, new=True) is not root:
             reason = f"{shown(to)} is in another served directory than {shown(stream.path)}: copy it instead"
             raise StreamResetError(ErrorCode.REFUSED, reason)
         await anyio.to_thread.run_sync(
