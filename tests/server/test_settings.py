@@ -84,6 +84,8 @@ def test_each_setting_can_be_given_in_each_way(setting, toml):
     text, in_toml, (field, value) = VALUES[setting.key]
     config = toml(f"{setting.key} = {in_toml}")
     base = {} if setting.key == "roots" else {"roots": ["/data"]}
+    if setting.key in {"stdin_as", "retain", "retain_count", "retain_seconds", "allow_block"}:
+        base["stdin"] = "topic"  # else an option like these is refused
     for found in (
         serve_settings(base | {setting.key: text}, None, {}),
         serve_settings(base, None, {setting.variable: text}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
@@ -14,10 +15,12 @@ from .exits import CommandError, ExitCode
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_DESCRIPTORS: Final = 12
 
 
 def run(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
     """Run ``work`` on uvloop: a loop of this run's own, not a policy for the process."""
+    _check_descriptors()
     return anyio.run(work, *arguments, backend="asyncio", backend_options={"use_uvloop": True})
 
 
@@ -25,6 +28,13 @@ def run_ready(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Argu
     """The same; a signal waits for the first ``Interruption`` of ``work``, which must not wait for others."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     return run(work, *arguments)
+
+
+def _check_descriptors() -> None:
+    """OSError unless there are enough for a loop: uvloop, short of them, fails in ways not to be caught."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(_DESCRIPTORS):
+            stack.callback(os.close, os.dup(2))
 
 
 class Interruption:

@@ -18,6 +18,7 @@ import anyio
 import zcserver
 from zcserver.context import MIB
 from zcserver.errors import ConnectionLostError, MisuseError
+from zcserver.listeners import shown
 from zcserver.server import AccessLog, FileServer, Request, Root
 from zcserver.server.cgroup import affordable
 
@@ -51,7 +52,8 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
                 zcserver.serve(offer.handle, binds=settings.binds, paths=settings.unix, context=context)
             )
         except ConnectionLostError as error:
-            raise cannot_listen(error) from error
+            over_unix = any(f" {shown(path)}: " in str(error) for path in settings.unix)
+            raise cannot_listen(error, unix=over_unix) from error
         _announce(settings, server.ports, context)
         begun = _cpu_seconds()
         with interruption.cancels():
@@ -143,9 +145,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def cannot_listen(error: ConnectionLostError, options: str = "--port or --bind") -> CommandError:
+def cannot_listen(
+    error: ConnectionLostError, options: str = "--port or --bind", unix: bool = False
+) -> CommandError:
     """What the user is told when an address cannot be listened on; ``options`` would choose another."""
     match error.__cause__:
+        case OSError(errno=errno.EADDRINUSE) if unix:
+            advice = " (something is there: choose another path with --bind)"
+        case PermissionError() if unix:
+            advice = " (check the permissions, or choose another path with --bind)"
         case OSError(errno=errno.EADDRINUSE):
             advice = f" (choose another with {options})"
         case PermissionError():

@@ -261,7 +261,19 @@ def serve_settings(
                 merged[setting.key] = setting.read(value)
             except (ValueError, typer.BadParameter) as error:
                 raise _wrong(f"{name}: {error}") from None
-    return _settings(merged)
+    settings = _settings(merged)
+    _check_effect(given, settings)
+    return settings
+
+
+def _check_effect(given: Mapping[str, Any], settings: ServeSettings) -> None:
+    """Refuse options that change nothing. (A file, or the environment, may be for several servers.)"""
+    if given.get("stdin_as") and not settings.stdin:
+        raise _wrong("--stdin-as is for standard input: add --stdin TOPIC")
+    if not (settings.topics or settings.stdin):
+        for key in ("retain", "retain_count", "retain_seconds", "allow_block"):
+            if given.get(key):
+                raise _wrong(f"{_BY_KEY[key].option} is for topics: add --topics")
 
 
 def _with_default() -> Iterator[Setting]:

@@ -72,20 +72,19 @@ class PartialFile:
 
     def find(self) -> Beginning | None:
         """What an earlier try left. Refuses what a rename would destroy: directory, device, FIFO."""
-        # Through a symbolic link, so that it stays and what it names is replaced.
-        self.target = target = self.target.absolute()
+        self.target = self.target.absolute()
         self._kept_mode: int | None = None
         with self._naming_target(), contextlib.suppress(FileNotFoundError):
-            status = os.lstat(target)
-            if stat.S_ISLNK(status.st_mode):
-                self.target = target = Path(os.path.realpath(target))
-                status = os.stat(target)
+            status = os.stat(self.target)
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
-                raise FileExistsError(errno.EEXIST, "exists and is no regular file: choose another name")
+                words = "exists and is no regular file: choose another name, or - for standard output"
+                raise FileExistsError(errno.EEXIST, words)
             self._kept_mode = status.st_mode & 0o777
-        self._data, self._record = map(str, temporaries_of(target))
+        if self.target.is_symlink():  # so that it stays, and what it names is replaced
+            self.target = Path(os.path.realpath(self.target))
+        self._data, self._record = map(str, temporaries_of(self.target))
         with self._naming_target(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             origin = self._read_record()
             status = os.lstat(self._data)

@@ -132,8 +132,9 @@ class Root:
     ) -> None:
         self.directory = os.fspath(directory)
         self.name = os.fsencode(name)
-        if b"/" in self.name or b"\0" in self.name or self.name in (b".", b".."):
-            raise MisuseError(f"{name!r} cannot be the name of a root: it must be one part of a path")
+        if b"/" in self.name or b"\0" in self.name or self.name in (b".", b"..", _STAGING):
+            words = f"it must be one part of a path, and {STAGING} is the server's own"
+            raise MisuseError(f"{name!r} cannot be the name of a root: {words}")
         self.hidden = hidden
         self._kernel = kernel
         self._resolve = _RESOLVE | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
