@@ -25,13 +25,18 @@ def _percent(character: str) -> str:
     return quote(character, safe="", errors="surrogatepass")
 
 
+def _column(path: str) -> str:
+    """A path without what could forge lines, colour a terminal or, as spaces do, shift columns."""
+    return "".join(c if c.isprintable() and not c.isspace() else _percent(c) for c in path)
+
+
 @dataclass(slots=True)
 class Request:
     """One request and what became of it.
 
     ``time``: when it began, seconds since 1970. ``status``: OK or the reset code's name; LOST and CANCELLED
     when connection or server went away. ``nbytes``: payload carried, in either direction. ``lane``: which way
-    the server sent a file: file or copy, else empty.
+    the server sent a file: file or copy, else empty. ``to``: the new path of what is renamed.
     """
 
     peer: str
@@ -42,6 +47,7 @@ class Request:
     nbytes: int = 0
     seconds: float = 0.0
     lane: str = ""
+    to: str = ""
 
     def end(self, error: BaseException | None, seconds: float) -> None:
         self.seconds = round(seconds, 6)
@@ -58,15 +64,14 @@ class Request:
                 self.status = ErrorCode.CANCELLED.name
 
     def as_text(self) -> str:
-        """``2026-01-31T12:00:00.123Z peer METHOD path status bytes seconds lane``, printable."""
+        """``2026-01-31T12:00:00.123Z peer METHOD path status bytes seconds lane [to]``, printable."""
         whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.time))
         milliseconds = int(self.time % 1 * 1000)
-        # Other characters could forge lines or colour a terminal; spaces would shift columns.
-        path = "".join(c if c.isprintable() and not c.isspace() else _percent(c) for c in self.path)
-        return (
-            f"{whole}.{milliseconds:03}Z {self.peer} {self.method} {path} {self.status} {self.nbytes} "
-            f"{self.seconds:.3f} {self.lane or '-'}"
+        words = (
+            f"{whole}.{milliseconds:03}Z {self.peer} {self.method} {_column(self.path)} {self.status} "
+            f"{self.nbytes} {self.seconds:.3f} {self.lane or '-'}"
         )
+        return f"{words} {_column(self.to)}" if self.to else words
 
     def as_json(self) -> str:
         return _encode(
@@ -79,6 +84,7 @@ class Request:
                 "bytes": self.nbytes,
                 "seconds": self.seconds,
                 "lane": self.lane or None,
+                **({"to": self.to} if self.to else {}),
             }
         ).decode()
 

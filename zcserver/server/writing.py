@@ -152,6 +152,7 @@ class Writer:
         replace = arguments.flag(stream, "replace")
         if to is None:
             raise StreamResetError(ErrorCode.REFUSED, "RENAME: the argument 'to' is missing")
+        request.to = to
         root = self._roots.find(stream.path)
         if self._roots.find(to, new=True) is not root:
             reason = f"{shown(to)} is in another served directory than {shown(stream.path)}: copy it instead"
