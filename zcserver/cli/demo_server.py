@@ -3,7 +3,6 @@
 import contextlib
 import random
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -96,7 +95,7 @@ def lanes_used(context: Context) -> list[str]:
 async def serve_demo(
     bind: tuple[str, int], directory: Path, size: int, ring: int, lanes: tuple[str, ...] | None
 ) -> ExitCode:
-    """Make the files; serve them and the ring until SIGINT or SIGTERM. ``size`` and ``ring``: bytes."""
+    """Make the files; serve them and the ring until a signal. ``size`` and ``ring``: bytes."""
     host, port = bind
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
@@ -118,7 +117,7 @@ async def serve_demo(
                 demo.close()
         except ConnectionLostError as error:
             raise cannot_listen(error, "--serve ADDRESS:PORT") from error
-    return ExitCode.INTERRUPTED if interruption.signal is signal.SIGINT else ExitCode.OK
+    return interruption.code_of_server
 
 
 @contextlib.contextmanager

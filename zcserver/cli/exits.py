@@ -60,6 +60,7 @@ class ExitCode(IntEnum):
     EXISTS = 16, "something has that name already, or is in the directory"
     LIMIT = 17, "a limit of this user or machine: open files, memory"
     DISK = 18, "a disk failed, here or at the server"
+    HUNG_UP = 129, "ended by SIGHUP: the terminal has gone"
     INTERRUPTED = 130, "ended by Ctrl-C"
     TERMINATED = 143, "ended by SIGTERM"
 

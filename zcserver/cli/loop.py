@@ -1,4 +1,4 @@
-"""The command line's event loop, and how SIGINT and SIGTERM end what runs in it."""
+"""The command line's event loop, and how signals end what runs in it."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,11 @@ from .exits import CommandError, ExitCode
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_ENDINGS: Final = {
+    signal.SIGINT: ("interrupted", ExitCode.INTERRUPTED),
+    signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
+    signal.SIGHUP: ("hung up", ExitCode.HUNG_UP),
+}
 _DESCRIPTORS: Final = 12
 
 
@@ -26,7 +30,7 @@ def run(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments)
 
 def run_ready(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
     """The same; a signal waits for the first ``Interruption`` of ``work``, which must not wait for others."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
     return run(work, *arguments)
 
 
@@ -38,9 +42,10 @@ def _check_descriptors() -> None:
 
 
 class Interruption:
-    """As a context manager it catches SIGINT and SIGTERM; each cancels what runs in ``cancels()``.
+    """As a context manager it catches SIGINT, SIGTERM and SIGHUP; each cancels what runs in ``cancels()``.
 
-    ``signal`` is the first that came. One that comes between two blocks cancels the next.
+    ``signal`` is the first that came. One that comes between two blocks cancels the next. SIGHUP counts
+    once, since a terminal that goes may send several, and not at all under nohup.
     """
 
     def __init__(self) -> None:
@@ -48,23 +53,28 @@ class Interruption:
         self._scope: anyio.CancelScope | None = None
         self._unused = False
         self._before = signal.getsignal(signal.SIGINT)
+        self._numbers = set(_ENDINGS)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            self._numbers.remove(signal.SIGHUP)
 
     def __enter__(self) -> "Interruption":
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._numbers:
             loop.add_signal_handler(number, self._caught, number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # see ``run_ready``
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)  # see ``run_ready``
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._numbers:
             loop.remove_signal_handler(number)
         signal.signal(signal.SIGINT, self._before)
 
     def _caught(self, number: signal.Signals) -> None:
+        if number is self.signal is signal.SIGHUP:
+            return
         self.signal = self.signal or number
         if self._scope is not None:
             self._scope.cancel()
@@ -86,7 +96,12 @@ class Interruption:
 
     def raise_if_caught(self) -> None:
         """CommandError with the signal's exit code if one came."""
-        if self.signal is signal.SIGINT:
-            raise CommandError("interrupted", ExitCode.INTERRUPTED)
         if self.signal is not None:
-            raise CommandError("terminated", ExitCode.TERMINATED)
+            raise CommandError(*_ENDINGS[self.signal])
+
+    @property
+    def code_of_server(self) -> ExitCode:
+        """How a server ends by the signal that came: SIGTERM is the way to end it well."""
+        if self.signal is None or self.signal is signal.SIGTERM:
+            return ExitCode.OK
+        return _ENDINGS[self.signal][1]

@@ -72,9 +72,9 @@ def _serve(
     """Offer a directory, read-only unless --writable, or topics.
 
     Several directories are offered by name, each as NAME=DIR. Prints a line with the URL, then runs until
-    Ctrl-C (exit code 130) or SIGTERM (0), which let running transfers finish. Nothing outside DIR can be
-    reached. It listens on 127.0.0.1:7420 by default. There is no authentication yet: beyond loopback, anyone
-    who reaches the port can read DIR, and change it with --writable.
+    Ctrl-C (exit code 130), SIGTERM (0) or SIGHUP (129), which let running transfers finish. Nothing outside
+    DIR can be reached. It listens on 127.0.0.1:7420 by default. There is no authentication yet: beyond
+    loopback, anyone who reaches the port can read DIR, and change it with --writable.
 
     With --topics, clients publish and subscribe (pub, sub) beside that, or without any DIR. A topic is made
     when it is first used, and kept in memory only.
@@ -146,7 +146,7 @@ def _demo(
 ) -> None:
     """See it at work: serve and fetch files, then stream memory, everything verified, with the numbers.
 
-    Takes about a minute and twice SIZE of disk. The exit code is not 0 if a single byte differs.
+    Takes about a minute, and of disk twice SIZE and 64M. The exit code is not 0 if a single byte differs.
 
     With --serve and a URL the two halves run on two machines, or in two containers. --size, --ring and
     --lanes are the server's, --stream and --subscribers the client's.

@@ -86,7 +86,9 @@ def _option(parameter: Any) -> str:
 def _settings() -> str:
     lines = [
         "Every option is also an environment variable and a key of the TOML file that `--config` or",
-        "`ZCSERVER_CONFIG` names; the command line goes before the environment, that before the file.",
+        "`ZCSERVER_CONFIG` names; the command line goes before the environment, that before the file. There,",
+        "`roots`, `bind` and `lanes` may be several with commas between; the file may have a list instead,",
+        "where a comma belongs to a name, and for `roots` a table of names.",
         "",
         "| key | variable | default | |",
         "|---|---|---|---|",

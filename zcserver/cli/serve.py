@@ -6,7 +6,6 @@ import ipaddress
 import json
 import logging
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -33,7 +32,7 @@ _RECEIVE_MEMORY: Final = 256 * MIB
 
 
 async def serve_directory(settings: ServeSettings) -> ExitCode:
-    """Serve until SIGINT or SIGTERM, then finish what runs. A second signal ends it at once."""
+    """Serve until a signal, then finish what runs. A second signal ends it at once."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     async with contextlib.AsyncExitStack() as stack:
         on_request = _access_log(settings, stack)
@@ -63,7 +62,7 @@ async def serve_directory(settings: ServeSettings) -> ExitCode:
         await _finish(offer, server, interruption, settings.grace)
         if settings.summary:
             print(json.dumps(_summary(offer, context, _cpu_seconds() - begun)), flush=True)
-    return ExitCode.INTERRUPTED if interruption.signal is signal.SIGINT else ExitCode.OK
+    return interruption.code_of_server
 
 
 def _access_log(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> OnRequest:

@@ -237,7 +237,7 @@ SETTINGS: Final = (
     ),
     Setting("limit_rate", _size, "0", "bytes per second for each connection; 0: no limit"),
     Setting("lanes", _lanes, "", "use only these ways to send; default: all that work here"),
-    Setting("grace", _seconds, "30", "seconds for running transfers after Ctrl-C or SIGTERM"),
+    Setting("grace", _seconds, "30", "seconds for running transfers after a signal"),
     Setting("access_log", _text, "", "a line for each request to this file; - for stderr"),
     Setting("log_format", _one_of("text", "json"), "text", "how the access log is written"),
     Setting("summary", _flag, "false", "at the end, print the totals as JSON"),
