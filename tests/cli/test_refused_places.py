@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.commands import failing, zcserver
+from tests.cli.commands import failing, serving, zcserver
 from tests.cli.test_unreadable_trees import powerless
 
 
@@ -69,3 +69,31 @@ def test_no_directory_is_served_by_the_servers_own_name(served):
 )
 def test_options_of_serve_that_would_change_nothing_are_refused(served, options, words):
     assert failing(2, "serve", served, *options) == words
+
+
+def test_a_message_for_which_there_is_no_room_leaves_nothing_behind(tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    (tmp_path / "message").write_bytes(bytes(2 << 20))
+    with serving("--topics") as hub:
+        topic = f"{hub.url}/large"
+        zcserver("pub", topic, tmp_path / "message", "--frame", "-q")
+        done = zcserver(
+            "sub", topic, "-o", tmp_path / "saved", "--from", "earliest", code=12, preexec_fn=limited
+        )
+    assert "ulimit -f" in done.stderr
+    assert os.listdir(tmp_path / "saved") == []
+
+
+def test_a_directory_that_cannot_be_listed_is_told_once(served):
+    served.chmod(stat.S_IXUSR)
+    (served / "file").touch()
+    try:
+        with serving(served, preexec_fn=powerless) as server:
+            assert zcserver("stat", f"{server.url}/file").stdout
+            failing(5, "ls", f"{server.url}/")
+            assert server.stop() == 0
+            assert server.stderr.startswith(f"{served} cannot be listed: check its permissions")
+    finally:
+        served.chmod(0o700)

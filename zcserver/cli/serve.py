@@ -5,6 +5,7 @@ import errno
 import ipaddress
 import json
 import logging
+import os
 import resource
 import socket
 import sys
@@ -120,6 +121,9 @@ def _announce(settings: ServeSettings, ports: list[int], context: zcserver.Conte
     if settings.stdin:
         offered.append(f"topic {settings.stdin}")
     what = printable(", ".join(offered))
+    for _, directory in settings.roots:
+        if not os.access(directory, os.R_OK):
+            say(printable(f"{directory} cannot be listed: check its permissions, unless that is meant"))
     places = []
     for (host, _), port in zip(settings.binds, ports, strict=True):
         places.append(f"zc://{url_host(host, socket.gethostname())}:{port}/")

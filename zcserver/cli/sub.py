@@ -118,8 +118,12 @@ def _to_directory(directory: Path) -> Iterator[Write]:
         suffix = mimetypes.guess_extension(kind.strip()) or ""
         path = directory / f"{quote(message.epoch, safe='')}-{message.sequence:012}{suffix}"
         part, _ = temporaries_of(path)
-        part.write_bytes(message.data)
-        os.replace(part, path)
+        try:
+            part.write_bytes(message.data)
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
     async def write(message: TopicMessage) -> None:
         await anyio.to_thread.run_sync(save, message)
