@@ -12,7 +12,7 @@ from zcserver.connection import DEFAULT_PORT
 from .demo_client import fetch_demo
 from .demo_server import serve_demo, workplace
 from .exits import CommandError, ExitCode
-from .loop import run
+from .loop import Interruption, run
 from .options import lanes_of
 from .settings import parse_bind
 
@@ -61,4 +61,14 @@ def fetch(url: str, directory: Path, stream: int, subscribers: int) -> ExitCode:
     """The fetching half."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     with workplace(directory, 0) as place:
-        return run(fetch_demo, url, stream, place, console, subscribers)
+        return run(_fetch, url, stream, place, console, subscribers)
+
+
+async def _fetch(url: str, stream: int, place: Path, console: Console, subscribers: int) -> ExitCode:
+    """As :func:`fetch_demo`, until a signal ends it."""
+    code = ExitCode.OK
+    with Interruption() as interruption:
+        with interruption.cancels():
+            code = await fetch_demo(url, stream, place, console, subscribers)
+        interruption.raise_if_caught()
+    return code
