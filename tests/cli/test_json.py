@@ -57,9 +57,9 @@ def test_what_can_be_done_is_done_and_told(url, served, local, gone):
     assert [(failure["path"], failure["code"]) for failure in document["failures"]] == [("/a", 6), ("/b", 6)]
     assert [done["path"][-5:] for done in document["transferred"]] == ["/file"]
     assert len(done.stderr.splitlines()) == 1
-    done = zcserver("get", "-r", "--json", f"{url}/file", f"{url}/tree", "-o", "into", code=4)
+    done = zcserver("get", "-r", "--json", f"{url}/none", f"{url}/tree", "-o", "into", code=3)
     document = json.loads(done.stdout)
-    assert [(failure["path"][-5:], failure["code"]) for failure in document["failures"]] == [("/file", 4)]
+    assert [(failure["path"][-5:], failure["code"]) for failure in document["failures"]] == [("/none", 3)]
     assert (local / "into" / "tree" / "inner").read_bytes() == b"123"
 
 

@@ -99,12 +99,21 @@ def _target(path: str, output: str | None, several: bool, tree: bool) -> Path:
     return Path(output)
 
 
+def _for_file(path: str, target: Path) -> Path:
+    """Where a file goes that was asked for as a tree might be."""
+    return target / own_name(path) if target.is_dir() else target
+
+
 async def _get_trees(
     address: Address, targets: list[tuple[str, Path]], outcome: Outcome, settings: TransferSettings
 ) -> None:
     async with transferring(address, settings) as (client, progress):
 
         async def fetch(path: str, target: Path) -> None:
+            if (await client.stat(path)).type == "file":
+                done = await client.fetch(path, _for_file(path, target), **settings.of_files(progress))
+                outcome.add(done)
+                return
             with outcome.tree() as report:
                 await client.fetch_tree(path, target, report=report, **settings.of_trees(progress))
 
@@ -119,15 +128,7 @@ async def _get_files(
 
     async def fetch(client: Client, progress: Progress, path: str, target: Path) -> None:
         async with limiter:
-            done = await client.fetch(
-                path,
-                target,
-                verify=settings.verify,
-                restart=settings.restart,
-                stable=settings.stable,
-                progress=progress,
-            )
-            outcome.add(done)
+            outcome.add(await client.fetch(path, target, **settings.of_files(progress)))
 
     async with transferring(address, settings) as (client, progress), anyio.create_task_group() as tasks:
         for path, target in targets:

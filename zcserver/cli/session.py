@@ -38,16 +38,22 @@ class TransferSettings:
     as_json: bool = False
     lanes: str = ""
 
+    def of_files(self, progress: Progress) -> dict[str, Any]:
+        """The options of :meth:`Client.fetch`."""
+        return {
+            "verify": self.verify,
+            "restart": self.restart,
+            "stable": self.stable,
+            "progress": progress,
+        }
+
     def of_trees(self, progress: Progress) -> dict[str, Any]:
         """The options of :meth:`Client.sync` and its like."""
         return {
             "jobs": self.jobs,
             "include": self.include or (),
             "exclude": self.exclude or (),
-            "verify": self.verify,
-            "restart": self.restart,
-            "stable": self.stable,
-            "progress": progress,
+            **self.of_files(progress),
         }
 
 
