@@ -149,6 +149,9 @@ async def test_connecting_where_nobody_listens_says_so(make_context):
     with pytest.raises(zcserver.ConnectionLostError, match=f"127.0.0.1:{port}: Connection refused"):
         async with zcserver.connect(port=port, context=context):
             pass
+    with pytest.raises(zcserver.ConnectionLostError, match=rf"cannot connect to \[::1\]:{port}: "):
+        async with zcserver.connect("::1", port, context=context):
+            pass
     with pytest.raises(zcserver.ConnectionLostError, match="cannot be resolved"):
         async with zcserver.connect("no.such.host.invalid", context=context):
             pass

@@ -16,6 +16,7 @@ from .drivers import Loop, running_loop
 from .engine import Engine
 from .errors import ConnectionLostError, StreamResetError
 from .kernel.sockets import prepare
+from .listeners import place_of
 from .memory import Buffer, Principal, PrincipalKind
 from .sending.batch import Batch
 from .sending.statistics import TransferStatistics
@@ -34,8 +35,7 @@ def endpoint_name(sock: socket.socket, remote: bool) -> str:
         return "a peer that has gone"
     if not isinstance(address, tuple):
         return str(address) or "unix socket"
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"{host}:{address[1]}"
+    return place_of(address[0], address[1])
 
 
 class Connection:

@@ -15,7 +15,7 @@ from .connection import DEFAULT_PORT, Connection, Handler
 from .context import Context
 from .errors import ConnectionLostError, HandshakeError, TransferError
 from .kernel.sockets import begin_unpaced, settle
-from .listeners import EXHAUSTED, Listener, listen, listen_unix, shown
+from .listeners import EXHAUSTED, Listener, listen, listen_unix, place_of, shown
 
 _log = logging.getLogger("zcserver")
 # Out of descriptors or memory: accepting again at once would spin.
@@ -148,7 +148,7 @@ async def _dial(host: str, port: int, context: Context) -> socket.socket:
             settle(sock, context.capabilities, context.kernel)
         return sock
     reasons = "; ".join(dict.fromkeys(os.strerror(error.errno or 0) for error in failures))
-    raise ConnectionLostError(f"cannot connect to {host}:{port}: {reasons}") from failures[-1]
+    raise ConnectionLostError(f"cannot connect to {place_of(host, port)}: {reasons}") from failures[-1]
 
 
 async def _dial_unix(path: str | bytes) -> socket.socket:

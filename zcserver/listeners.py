@@ -58,7 +58,7 @@ class Listener:
 
 async def listen(host: str, port: int, backlog: int) -> Listener:
     """Listen on the first address of ``host``. ConnectionLostError, with its cause, when that cannot be."""
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    place = place_of(host, port)
     try:
         family, kind, protocol, address = await _resolve(host, port)
     except socket.gaierror as error:
@@ -95,6 +95,11 @@ def _has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+def place_of(host: str, port: int) -> str:
+    """A TCP address in words: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_abstract(path: str) -> bool:
