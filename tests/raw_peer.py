@@ -12,13 +12,14 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from crc32c import crc32c
 
 import zcserver
 from zcserver.context import Context
 from zcserver.stream import Stream
 from zcserver_protocol.codec import Codec, Limits
 from zcserver_protocol.events import Data
-from zcserver_protocol.frames import END_MESSAGE, END_STREAM, HEADER_SIZE
+from zcserver_protocol.frames import CRC, END_MESSAGE, END_STREAM, FEATURE_CRC32C, HEADER_SIZE
 from zcserver_protocol.streams import StreamState
 
 MIB = 1 << 20
@@ -41,7 +42,8 @@ class RawPeer:
     """One end of a connection. ``read_now`` takes what is there, ``flush`` writes the control frames due.
 
     ``messages`` are the whole messages by stream id, ``log`` the arrivals in order: names of events, and
-    ``("DATA", stream, payload bytes)`` for each whole frame.
+    ``("DATA", stream, payload bytes)`` for each whole frame. Where checksums are agreed on, every frame that
+    carries anything must have the right one.
     """
 
     def __init__(self, sock: socket.socket, role: str = "client", limits: Limits | None = None) -> None:
@@ -55,6 +57,7 @@ class RawPeer:
         self._partial: dict[int, bytearray] = {}
         self._staged = b""
         self._frame = (0, 0, 0)  # stream id (0: finished), flags, length
+        self._told_sum = self._sum = 0
 
     # -- the connection ------------------------------------------------------------------------------
 
@@ -124,7 +127,10 @@ class RawPeer:
         while position < len(view):
             if codec.payload_left:
                 step = min(codec.payload_left, len(view) - position)
-                self.landed(self._frame[0], view[position : position + step])
+                payload = view[position : position + step]
+                if self._sums:
+                    self._sum = crc32c(payload, self._sum)
+                self.landed(self._frame[0], payload)
                 position += step
                 if codec.payload_received(step):
                     self._frame_done()
@@ -135,6 +141,7 @@ class RawPeer:
                 if event.__class__ is Data:
                     stream = event.stream.id if event.stream is not None else 0
                     self._frame = (stream, event.flags, event.length)
+                    self._told_sum, self._sum = event.crc, 0
                     if not event.length:
                         self._frame_done()
                 elif event is not None:
@@ -142,11 +149,18 @@ class RawPeer:
                     self.log.append(type(event).__name__)
         self._staged = bytes(view[position:])
 
+    @property
+    def _sums(self) -> bool:
+        return FEATURE_CRC32C in self.codec.features
+
     def landed(self, stream: int, payload: memoryview) -> None:
         self._partial.setdefault(stream, bytearray()).extend(payload)
 
     def _frame_done(self) -> None:
         stream, flags, length = self._frame
+        if self._sums and length:
+            assert flags & CRC, f"a frame of {length} bytes without a checksum"
+            assert self._told_sum == self._sum, f"a frame of {length} bytes with a wrong checksum"
         self.log.append(("DATA", stream, length))
         if flags & END_MESSAGE and stream:
             self.message(stream)
@@ -176,6 +190,17 @@ class RawPeer:
         await self.flush()
         return stream
 
+    def framed(self, stream: StreamState, payload: bytes, left: int = 0, *, end: bool = False) -> bytes:
+        """A frame that counts as written; ``left`` more bytes of its message follow."""
+        flags = 0 if left else END_MESSAGE | (END_STREAM if end else 0)
+        crc = 0
+        if self._sums:
+            flags, crc = flags | CRC, crc32c(payload)
+        header = bytearray(HEADER_SIZE)
+        self.codec.data_header_into(header, 0, stream, len(payload), left, flags, crc)
+        self.codec.data_written(HEADER_SIZE + len(payload))
+        return bytes(header) + payload
+
     async def send(self, stream: StreamState, payload: bytes, *, end: bool = False) -> None:
         """One message, in frames as large as credit allows; reads (and acknowledges) while it waits."""
         sent = 0
@@ -186,11 +211,7 @@ class RawPeer:
                 await self.read()
                 await self.answer()
             left = len(payload) - sent - size
-            flags = 0 if left else END_MESSAGE | (END_STREAM if end else 0)
-            header = bytearray(HEADER_SIZE)
-            self.codec.data_header_into(header, 0, stream, size, left, flags, 0)
-            self.codec.data_written(HEADER_SIZE + size)
-            await self.write(bytes(header) + payload[sent : sent + size])
+            await self.write(self.framed(stream, payload[sent : sent + size], left, end=end))
             sent += size
             if not left:
                 return
