@@ -239,7 +239,7 @@ def test_headers_of_messages_that_lie_side_by_side_are_judged_like_single_ones()
     assert "may be sent" in refused(
         codec, lambda: codec.data_headers_into(memory, ours, [0, 132], [100, -14])
     )
-    places, too_much = [0, 16000, 32000], [15968, 15968, 15968]
+    places, too_much = [0, 16000, 32000], [15968, 15968, 7969]  # 40,001 bytes with their headers
     assert "may be sent" in refused(codec, lambda: codec.data_headers_into(memory, ours, places, too_much))
     assert "do not fit" in refused(
         codec, lambda: codec.data_headers_into(memory[:90], ours, [0, 60], [28, 28])
@@ -335,6 +335,16 @@ def test_no_messages_are_taken_together_where_no_message_begins() -> None:
     assert server.codec.whole_messages(theirs, client.wire, 0, len(client.wire), 0, 200) == []
 
 
+def test_credit_for_a_header_alone_is_enough_for_an_empty_message() -> None:
+    client, server = joined()
+    ours, theirs = stream_between(client, server, credit=HEADER_SIZE)
+    assert client.codec.sendable(ours) == 0
+    client.send(ours, b"", END_MESSAGE)
+    assert client.codec.sendable(ours) == -1
+    settle(client, server)
+    assert theirs.recv_messages == 1
+
+
 def test_frames_are_no_larger_than_the_peer_takes() -> None:
     client, server = joined(server=Limits(max_frame=16384))
     ours, _ = stream_between(client, server)
@@ -402,6 +412,12 @@ def test_a_reason_too_long_for_the_peer_is_cut_short() -> None:
     client.codec.reset(ours, ErrorCode.INTERNAL, "\x01ä\udc80" * 5000)
     settle(client, server)
     assert theirs.reset_reason.startswith("\x01ä?")
+    room = 1024 - len('{"code":6,"reason":""}')
+    for length in range(room - 1, room + 10):
+        ours, theirs = stream_between(client, server)
+        client.codec.reset(ours, 6, "x" * length)
+        settle(client, server)
+        assert theirs.reset_reason == "x" * (length if length <= room else length // 2)
 
 
 def test_payload_cannot_be_reported_twice_nor_fed() -> None:
@@ -427,6 +443,17 @@ def test_written_never_exceeds_framed() -> None:
     client.codec.data_written(41)
     refused(client.codec, lambda: client.codec.data_written(2))
     refused(client.codec, lambda: client.codec.data_written(-1))
+
+
+def test_what_is_framed_and_not_written_cannot_have_been_acknowledged() -> None:
+    client, server = joined()
+    ours, _ = stream_between(client, server)
+    client.frame(ours, 10, END_MESSAGE)
+    client.codec.data_written(41)
+    client.read(frames.pack(frames.ACK, offset=41))
+    with pytest.raises(RemoteProtocolError, match="42 bytes acknowledged; 41 were sent") as caught:
+        client.read(frames.pack(frames.ACK, offset=42))
+    assert caught.value.code is ErrorCode.ACKNOWLEDGEMENT
 
 
 # -- what is queued --------------------------------------------------------------------------------------
@@ -593,6 +620,14 @@ def test_an_idle_connection_is_kept_alive() -> None:
     client.codec.tick(21.0, True)
     assert client.codec.deadline() == 36.0
     assert client.of(events.Pong)
+
+
+def test_a_ping_of_the_application_keeps_an_idle_connection_alive_too() -> None:
+    client, _ = joined()
+    client.codec.ping(7)
+    client.write_control()
+    client.codec.tick(15.0, False)
+    assert not client.codec.control_pending
 
 
 def test_silence_ends_the_connection() -> None:
