@@ -290,6 +290,19 @@ class TestNobodyStarvesOfDeadPeers:
         with acquire(pool, stranger, REGION) as buffer:
             assert buffer.by_reference
 
+    def test_past_the_limit_it_does_not_matter_what_came_home_to_them_before(self, clock: Clock) -> None:
+        stranger = Principal("stranger", PrincipalKind.CONNECTION)
+        pool = Pool(8 * REGION, clock=clock, quarantine_limit=REGION)
+        half, other = acquire(pool, stranger, REGION // 2), acquire(pool, stranger)
+        assert other.by_reference
+        for _ in range(2):
+            self.abandon_region(pool, ALICE)
+        half.seal()
+        half.home()
+        with acquire(pool, stranger, REGION // 2) as again:
+            assert not again.by_reference
+        other.release()
+
     def test_strangers_never_end_a_quarantine_early(self, clock: Clock) -> None:
         stranger = Principal("stranger", PrincipalKind.CONNECTION)
         pool = Pool(2 * REGION, clock=clock, stranger_share=1.0)
