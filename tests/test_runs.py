@@ -229,8 +229,9 @@ async def test_what_went_by_reference_is_in_flight_although_the_rest_of_its_run_
         engine._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
         buffers, completions = await send_all(stream, [SIZE] * 200)
         await until(lambda: at_rest(stream))
-        whole = engine._lanes.written // FRAME
+        whole, begun = divmod(engine._lanes.written, FRAME)
         assert 0 < whole < 100
+        assert begun, "the socket was meant to be full in the middle of a message"
 
         def take():
             raise OSError(errno.EMFILE, "too many open files")
@@ -238,7 +239,7 @@ async def test_what_went_by_reference_is_in_flight_although_the_rest_of_its_run_
         monkeypatch.setattr(engine._lanes._pipes, "take", take)
         await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == 200, acknowledge=False)
         assert stream.connection.statistics.copied_bytes
-        assert {buffer.state for buffer in buffers[:whole]} == {BufferState.SENT}
+        assert {buffer.state for buffer in buffers[: whole + 1]} == {BufferState.SENT}
         await peer.answer()
         await completions[-1].wait()
         assert {buffer.state for buffer in buffers} == {BufferState.HOME}
@@ -302,9 +303,9 @@ async def test_headers_in_flight_are_not_written_over_when_their_page_starts_ove
 async def test_a_reply_goes_out_although_no_data_can(make_context):
     async with serving(make_context()) as served:
         stream, peer, _ = await served.peer(credit=0)
-        for _ in range(10):
-            await anyio.lowlevel.checkpoint()
+        await until(lambda: at_rest(stream))
         await stream.send(b"x")
+        assert stream.connection.engine._flush_scheduled, "it waits for a timer"
         await peer.read_until(lambda: "Replied" in peer.log)
 
 

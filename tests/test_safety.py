@@ -1,5 +1,6 @@
 """Nobody reads what was not sent: pages come home after the peer's own word, or after they were cut loose."""
 
+import errno
 import hashlib
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import zcserver
 from tests.namespaces import veth
 from tests.raw_peer import LOOPBACK, MIB, RawPeer, at_rest, deadline, in_socket, serving, until
-from zcserver.memory import BufferState
+from zcserver.memory import REGION, BufferState
 from zcserver.sending.foreign import ForeignMemory, ForeignQuarantine
 from zcserver_protocol.frames import ACK, HEADER_SIZE, pack
 
@@ -244,6 +245,30 @@ async def test_an_interrupt_right_behind_a_splice_frees_nothing_that_was_spliced
         assert kept >= nbytes
 
 
+async def test_what_an_error_cut_short_may_be_in_the_socket(make_context, kernel):
+    class Breaking(type(kernel)):
+        broken = False
+
+        def splice(self, *args):
+            count = super().splice(*args)
+            if self.broken:
+                raise OSError(errno.EIO, "as injected")
+            return count
+
+    breaking = Breaking()
+    context = make_context(kernel=breaking)
+    if not context.by_reference:
+        pytest.skip("nothing goes by reference here")
+    async with serving(context) as served:
+        stream, _, _ = await served.peer()
+        buffer = await stream.connection.acquire(REGION)
+        breaking.broken = True
+        completion = await stream.send(buffer)
+        with pytest.raises(zcserver.ConnectionLostError):
+            await completion.wait()
+        assert context.pool.stats().pinned == 2 * REGION  # and the one with the page of headers
+
+
 async def test_a_blocked_connection_leaves_nothing_in_the_shared_pipe(make_context):
     context = make_context()
     async with serving(context) as served:
@@ -366,6 +391,7 @@ async def test_foreign_memory_of_a_dead_connection_is_held_and_counted_for_a_whi
             return
         assert "may still read" in str(caught.value)
         assert (context.foreign.in_flight, context.foreign.quarantined) == (0, len(memory))
+        assert context.pool.stats().pinned, "the dead peer may still read the page of its headers"
         with pytest.raises(BufferError):
             memory.append(0)
         clock.now += 31
@@ -412,6 +438,18 @@ async def test_foreign_memory_is_let_go_in_time_though_nothing_happens(make_cont
     second.append(0)
     assert len(timers) == 2
     assert context.foreign.quarantined == 0
+
+
+def test_foreign_memory_in_flight_and_that_of_the_dead_share_one_limit():
+    clock = Clock()
+    quarantine = ForeignQuarantine(MIB, 30, clock)
+    memory = ForeignMemory(memoryview(bytearray(600 * KIB)), quarantine)
+    room = MIB - 600 * KIB
+    assert (quarantine.admits(room), quarantine.admits(room + 1)) == (True, False)
+    memory.abandon()
+    assert (quarantine.admits(room), quarantine.admits(room + 1)) == (True, False)
+    clock.now += 30
+    assert quarantine.admits(MIB)
 
 
 def test_foreign_memory_is_let_go_by_a_thread():
