@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 import zcserver
-from tests.raw_peer import RawPeer, deadline, until
+from tests.raw_peer import RawPeer, deadline, serving, until
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -114,19 +114,19 @@ async def test_copied_memory_is_free_for_those_who_wait_as_soon_as_it_is_in_the_
     """Not only when they look for memory that came back by itself."""
     monkeypatch.setattr("zcserver.memory.pool.ROUND", 1e6)
     context = make_context(pool_size=4 * MIB, lanes=("copy",), memory_seconds=1e6)
+    async with serving(context) as served:
+        stream, peer, theirs = await served.peer()
+        held = [await stream.connection.acquire(MIB) for _ in range(4)]
+        await stream.send(held.pop())
+        async with anyio.create_task_group() as tasks:
 
-    async def handler(stream):
-        async for _ in stream:
-            pass
+            async def read_without_acknowledging():
+                await peer.read_until(lambda: theirs.id in peer.messages, acknowledge=False)
 
-    async with (
-        zcserver.serve(handler, port=0, context=make_context()) as server,
-        zcserver.connect(port=server.port, context=context) as connection,
-    ):
-        stream = await connection.open("PUT", "/x")
-        with deadline():
-            for _ in range(12):
-                await stream.send(await connection.acquire(2 * MIB))
+            tasks.start_soon(read_without_acknowledging)
+            held.append(await stream.connection.acquire(MIB))
+        for buffer in held:
+            buffer.release()
 
 
 async def test_a_file_goes_out_from_the_page_cache(make_context, tmp_path):

@@ -175,6 +175,19 @@ async def test_a_run_ends_where_the_window_does(make_context):
         await last.wait()
 
 
+async def test_a_frame_waits_if_only_its_header_does_not_fit_into_the_window(make_context):
+    window = 128 * KIB
+    sizes = [32 * KIB - HEADER_SIZE] * 3 + [1, 32 * KIB - HEADER_SIZE - 6]
+    async with serving(make_context(window=window)) as served:
+        stream, peer, theirs = await served.peer()
+        for size in sizes:
+            last = await stream.send(bytes(size))
+        await until(lambda: at_rest(stream))
+        assert stream.connection.engine.sender.ledger.framed == 3 * 32 * KIB + HEADER_SIZE + 1
+        await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == len(sizes))
+        await last.wait()
+
+
 async def test_what_a_dead_peer_may_still_read_of_a_run_is_cut_loose(make_context):
     context = make_context(pool_size=8 * MIB)
     async with serving(context) as served:

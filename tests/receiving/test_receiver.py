@@ -18,7 +18,7 @@ from zcserver.receiving.receiver import Receiver
 from zcserver.sending.statistics import TransferStatistics
 from zcserver_protocol.codec import Codec, Limits
 from zcserver_protocol.errors import RemoteProtocolError
-from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE
+from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE, UNKNOWN
 
 KIB = 1024
 MIB = 1 << 20
@@ -103,13 +103,14 @@ class Ends:
         self.peer.data_header_into(header, 0, self.stream, len(payload), left, 0 if left else flags, 0)
         return bytes(header) + payload
 
-    def message(self, payload, frame=MIB):
+    def message(self, payload, frame=MIB, known=True):
+        """In frames of at most ``frame`` bytes, which tell how much follows if that is ``known``."""
         parts = [payload[start : start + frame] for start in range(0, len(payload), frame)] or [b""]
         left = len(payload)
         wire = b""
         for part in parts:
             left -= len(part)
-            wire += self.frame(part, left)
+            wire += self.frame(part, left if known else left and UNKNOWN)
         return wire
 
 
@@ -178,11 +179,12 @@ def test_short_messages_that_nobody_took_are_on_the_account(size, leave):
     assert ends.memory.used == idle - 200 * (HEADER_SIZE + size)
 
 
-def test_a_message_in_short_frames_is_as_long_as_allowed_and_no_longer():
+@pytest.mark.parametrize("known", [True, False])
+def test_a_message_in_short_frames_is_as_long_as_allowed_and_no_longer(known):
     ends = Ends(max_message=100 * KIB)
-    ends.arrive(ends.message(content(1, 100 * KIB), 16 * KIB))
+    ends.arrive(ends.message(content(1, 100 * KIB), 16 * KIB, known))
     assert ends.inbox.take_message() == content(1, 100 * KIB)
-    ends.arrive(ends.message(content(2, 100 * KIB + 1), 16 * KIB))
+    ends.arrive(ends.message(content(2, 100 * KIB + 1), 16 * KIB, known))
     assert "max_message" in str(ends.refused[0])
 
 
@@ -342,9 +344,11 @@ def test_a_broken_rule_behind_whole_messages_is_seen_after_them(size):
     assert ends.inbox.take_message() is None
 
 
-@pytest.mark.parametrize("count", [15, 16, 17, 40])
-def test_a_full_turn_leaves_no_acknowledgement_behind(count):
+@pytest.mark.parametrize(
+    ("size", "count"), [*((MIDDLE, count) for count in (15, 16, 17, 40)), (KIB - HEADER_SIZE, KIB)]
+)
+def test_a_full_turn_leaves_no_acknowledgement_behind(size, count):
     """What fills a turn exactly is acknowledged at once; what does not is when the rest is read."""
     ends = Ends()
-    ends.arrive(b"".join(ends.message(content(number, MIDDLE)) for number in range(count)))
+    ends.arrive(b"".join(ends.message(content(number, size)) for number in range(count)))
     assert ends.codec.acknowledged == ends.peer.framed
