@@ -177,6 +177,7 @@ def test_two_downloads_to_one_name_do_not_mix(url, big, local):
 
 
 def test_bars_are_drawn_on_a_terminal_only(url, big, local):
+    assert len(zcserver("get", f"{url}/big").stderr.splitlines()) == 1
     ours, theirs = os.openpty()
     process = start("get", f"{url}/big", stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
     os.close(theirs)

@@ -169,6 +169,7 @@ def test_what_is_not_included_is_not_removed_either(writable_url, served, local)
             (top / name).parent.mkdir(parents=True, exist_ok=True)
             (top / name).write_text(name)
     zcserver("get", "-r", f"{writable_url}/there", "-o", "back")
+    (local / "back" / "own.bin").write_text("which the server does not have")
     include = ["--delete", "--include", "*.txt"]
     done = told("sync", "here", f"{writable_url}/there", *include)
     assert [name.rpartition("there/")[2] for name in done["deleted"]] == [
@@ -191,6 +192,7 @@ def test_what_is_not_included_is_not_removed_either(writable_url, served, local)
         "folder/c.txt",
         "b.txt",
     ]
+    (local / "back" / "own.bin").unlink()
     assert content_of(local / "back", times=False) == content_of(served / "there", times=False)
 
 

@@ -28,6 +28,17 @@ async def client_for(directory, make_context, rate=0, disk=None, limit_rate=0):
             yield client
 
 
+@contextlib.asynccontextmanager
+async def client_of(handle, make_context):
+    """A client of a server with this handler, with a deadline around everything."""
+    with anyio.fail_after(60):
+        async with (
+            zcserver.serve(handle, port=0, context=make_context()) as server,
+            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
+        ):
+            yield client
+
+
 def filled(path, nbytes, seed=1):
     path.write_bytes(random.Random(seed).randbytes(nbytes))
     return path.read_bytes()

@@ -14,14 +14,14 @@ import numpy
 import pytest
 
 import zcserver
-from tests.client.connected import MIB, AbandonedError, AfterBytes, abandon, client_for, filled
+from tests.client.connected import MIB, AbandonedError, AfterBytes, abandon, client_for, client_of, filled
 from tests.trees import content_of, make_tree
 from zcserver import Client, ErrorCode, StreamResetError
-from zcserver.client import Address, ChangedError, UrlError, parse_url
+from zcserver.client import Address, ChangedError, UrlError, VerificationError, parse_url
 from zcserver.client.partial import Origin, PartialFile
 from zcserver.client.selection import Selection
-from zcserver.errors import ConnectionLostError, MisuseError, TransferError
-from zcserver.file_protocol import EXISTS, MISMATCH, NO_SPACE, NOT_EMPTY
+from zcserver.errors import ConnectionLostError, MisuseError
+from zcserver.file_protocol import EXISTS, MISMATCH, NOT_EMPTY
 from zcserver.server import FileServer, Root
 from zcserver.server.disk import Disk
 
@@ -83,6 +83,16 @@ async def test_a_read_into_memory_fails_with_the_servers_word_when_the_file_chan
         with pytest.raises(StreamResetError) as caught:
             await file.read()
     assert caught.value.code == ErrorCode.CHANGED
+
+
+async def test_more_bytes_than_were_announced_are_an_error(make_context):
+    async def handle(stream):
+        await stream.reply(length=3)
+        await stream.send(b"four", end=True)
+
+    async with client_of(handle, make_context) as client:
+        with pytest.raises(VerificationError, match="more bytes came than were announced"):
+            await client.read_into("/file", bytearray(10))
 
 
 async def test_a_file_is_read_like_a_local_one(served, make_context):
@@ -368,51 +378,6 @@ async def test_what_a_descriptor_gives_is_sent_to_its_end(served, local, make_co
                 await client.put(file.fileno(), "/file", verify=True)
     assert (served / "piped").read_bytes() == (served / "redirected").read_bytes() == content
     assert (served / "piped").stat().st_mtime_ns == 7
-
-
-async def test_a_put_from_a_pipe_that_is_given_up_leaves_nothing(served, make_context):
-    source, target = os.pipe()
-    os.write(target, b"beginning")
-    async with client_for(served, make_context) as client:
-        with pytest.raises(AbandonedError):  # while the pipe is open, and nobody writes to it
-            await client.put(source, "/file", progress=AfterBytes(1, abandon))
-        with anyio.CancelScope() as scope:
-            os.write(target, b"beginning")
-            await client.put(source, "/file", progress=AfterBytes(1, scope.cancel))
-    os.close(source)
-    os.close(target)
-    assert scope.cancelled_caught
-    assert not (served / "file").exists()
-
-
-@pytest.mark.parametrize(
-    ("give_up", "expected"),
-    [
-        (lambda stream: stream.reset(NO_SPACE, "the disk is full"), (StreamResetError, "the disk is full")),
-        (lambda stream: None, (TransferError, "of /file without committing it: send it again")),
-        (lambda stream: stream.connection.abort(), (ConnectionLostError, None)),
-    ],
-    ids=["refused", "ended", "lost"],
-)
-async def test_a_put_from_an_idle_pipe_ends_with_the_server(make_context, give_up, expected):
-    kind, words = expected
-
-    async def handle(stream):
-        await stream.reply()
-        await stream.receive()
-        give_up(stream)
-
-    source, target = os.pipe()
-    os.write(target, b"beginning")
-    with anyio.fail_after(60):
-        async with (
-            zcserver.serve(handle, port=0, context=make_context()) as server,
-            Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
-        ):
-            with pytest.raises(kind, match=words):
-                await client.put(source, "/file")
-    os.close(source)
-    os.close(target)
 
 
 async def test_a_put_can_insist_on_what_it_replaces(served, make_context):

@@ -97,6 +97,38 @@ async def test_of_another_path_it_is_not_said_that_the_file_has_changed(served, 
     assert (local / ".copy.zcpart").read_bytes() == b"beginning"
 
 
+def test_what_lies_behind_the_beginning_is_cut_off(tmp_path):
+    (tmp_path / ".file.zcfrom").write_text(record_of(10))
+    (tmp_path / ".file.zcpart").write_bytes(b"01234")
+    partial = PartialFile(tmp_path / "file")
+    beginning = partial.find()
+    (tmp_path / ".file.zcpart").write_bytes(b"01234" + bytes(20))
+    partial.open(beginning.origin, beginning.nbytes)
+    partial.write([memoryview(b"56789")])
+    partial.commit(0)
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_a_file_that_has_another_name_besides_is_not_written_to(tmp_path):
+    (tmp_path / "mine").write_bytes(b"precious")
+    (tmp_path / ".file.zcpart").hardlink_to(tmp_path / "mine")
+    partial = PartialFile(tmp_path / "file")
+    partial.find()
+    with pytest.raises(FileExistsError, match=r"\.file\.zcpart is in the way: remove it"):
+        partial.open(None)
+    assert (tmp_path / "mine").read_bytes() == b"precious"
+
+
+async def test_a_sync_begins_anew_where_an_older_state_was_begun(served, local, make_context):
+    content = filled(served / "file", 1000)
+    (local / ".file.zcfrom").write_text(record_of(1000, validator="older"))
+    (local / ".file.zcpart").write_bytes(b"beginning")
+    async with client_for(served, make_context) as client:
+        assert (await client.sync("/", local)).failures == []
+    assert (local / "file").read_bytes() == content
+    assert os.listdir(local) == ["file"]
+
+
 @pytest.mark.parametrize(("now", "there"), [("w", b"0123456789"), ("v", b"0123")])
 def test_what_another_download_has_put_there_meanwhile_is_left_alone(tmp_path, now, there):
     (tmp_path / ".file.zcfrom").write_text(record_of(100))

@@ -41,3 +41,15 @@ class RecordingDisk(Disk):
     def rename_new(self, source, source_directory, target, target_directory):
         self.calls.append(f"rename to new {target.decode()}")
         super().rename_new(source, source_directory, target, target_directory)
+
+    def make_directory(self, name, directory):
+        self.calls.append(f"make {name.decode()}")
+        super().make_directory(name, directory)
+
+    def remove(self, name, directory):
+        self.calls.append(f"remove {name.decode()}")
+        super().remove(name, directory)
+
+    def remove_directory(self, name, directory):
+        self.calls.append(f"remove {name.decode()}")
+        super().remove_directory(name, directory)

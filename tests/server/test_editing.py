@@ -60,6 +60,30 @@ async def test_no_directory_is_made_where_something_else_is(served, files, make_
             await ask(connection, MKDIR, "/file/a/b", parents=True)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "arguments", "calls"),
+    [
+        (MKDIR, "/a", {}, ["make a", "sync directory"]),
+        (MKDIR, "/a/b", {"parents": True}, ["make a", "sync directory", "make b", "sync directory"]),
+        (REMOVE, "/file", {}, ["remove file", "sync directory"]),
+        (REMOVE, "/empty", {}, ["remove empty", "sync directory"]),
+        (REMOVE, "/tree", {"recursive": True}, ["remove file", "remove tree", "sync directory"]),
+    ],
+)
+async def test_what_is_made_or_removed_survives_a_power_cut(
+    served, make_context, method, path, arguments, calls
+):
+    for name in ("empty", "tree"):
+        (served / name).mkdir()
+    for name in ("file", "tree/file"):
+        (served / name).touch()
+    disk = RecordingDisk()
+    with Root(served) as root:
+        async with connected(FileServer(root, writable=True, disk=disk), make_context) as connection:
+            await ask(connection, method, path, **arguments)
+    assert disk.calls == calls
+
+
 # -- RENAME -----------------------------------------------------------------------------------------
 
 
@@ -94,7 +118,7 @@ async def test_of_two_names_of_one_file_the_old_one_goes(served, make_context, t
                 await ask(connection, RENAME, "/file", to=f"/{to}")
             await ask(connection, RENAME, "/file", to=f"/{to}", replace=True)
     assert content_of(served) == {"folder": None, to: b"content"}
-    assert disk.calls == directories * ["sync directory"]
+    assert disk.calls == ["remove file"] + directories * ["sync directory"]
 
 
 async def test_of_two_names_that_are_both_to_go_one_stays(served, make_context):
@@ -224,6 +248,24 @@ async def test_a_tree_is_removed_only_if_that_is_wanted_and_no_link_is_followed(
             await ask(connection, REMOVE, "/tree")
         assert await ask(connection, REMOVE, "/tree", recursive=True) == {"removed": 6}
     assert content_of(served) == {"kept": None, "kept/file": b"content"}
+
+
+async def test_a_link_that_took_the_place_of_a_tree_is_not_followed(served, files, make_context, monkeypatch):
+    def swapped_after_the_look(name, directory):
+        status = status_of(name, directory)
+        if name == b"tree":
+            (served / "tree").rmdir()
+            (served / "tree").symlink_to("kept")
+        return status
+
+    monkeypatch.setattr("zcserver.server.editing.status_of", swapped_after_the_look)
+    (served / "tree").mkdir()
+    (served / "kept").mkdir()
+    (served / "kept" / "file").write_bytes(b"content")
+    async with connected(files, make_context) as connection:
+        with refused(ErrorCode.NOT_FOUND):
+            await ask(connection, REMOVE, "/tree", recursive=True)
+    assert (served / "kept" / "file").read_bytes() == b"content"
 
 
 async def test_a_tree_may_be_deeper_than_there_are_descriptors(served, files, make_context):

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+from functools import partial
 
 import pytest
 
@@ -11,6 +12,7 @@ from zcserver import ErrorCode, StreamResetError
 from zcserver.file_protocol import NOT_A_FILE, escape, unescape, validator_of
 from zcserver.kernel.calls import Kernel
 from zcserver.server import Root
+from zcserver.server.paths import NotCachedError
 from zcserver.server.refusals import shown
 
 
@@ -119,6 +121,22 @@ def test_a_link_that_stays_within_is_followed_where_the_kernel_vouches_for_it(ro
         assert refusal(root, "/sub/link").code == ErrorCode.FORBIDDEN
 
 
+def test_a_link_has_the_status_of_what_it_leads_to_or_none(root):
+    (root.top / "link").symlink_to("file")
+    if root.follows_links:
+        assert root.stat(b"link").st_size == len(b"content")
+    else:
+        with pytest.raises(OSError, match="symbolic links"):
+            root.stat(b"link")
+
+
+def test_a_link_that_took_the_place_of_a_directory_is_not_followed(root):
+    (root.top / "swapped").symlink_to("sub")
+    for opened in (root.open_listed, partial(root.open_within, root.fd)):
+        with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+            opened(b"swapped")
+
+
 def test_a_directory_is_no_file(root):
     for path in ("/sub", "/sub/", "/", ""):
         error = refusal(root, path)
@@ -206,6 +224,20 @@ def test_a_lost_race_with_a_rename_is_tried_again_and_then_told(tmp_path):
         assert content(root, "/file") == b"content"
         kernel.lost = 1000
         assert "try again" in refusal(root, "/file").reason
+
+
+def test_what_is_cached_in_part_only_is_left_to_a_thread(root, monkeypatch):
+    preadv = os.preadv
+
+    def only_the_head(fd, buffers, offset, flags=0):
+        return min(preadv(fd, buffers, offset, flags), 3)
+
+    file = root.open_file("/file")
+    monkeypatch.setattr(os, "preadv", only_the_head)
+    with pytest.raises(NotCachedError):
+        file.read(0, 7, cached=True)
+    assert file.read(0, 7) == b"content"
+    file.close()
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ async def test_a_file_is_put_whole_with_its_time_and_committed_once(served, file
 
 async def test_a_file_that_is_replaced_keeps_its_permissions_and_nothing_else(served, files, make_context):
     (served / "file").write_bytes(b"the old content, which is longer")
-    (served / "file").chmod(0o640)
+    (served / "file").chmod(0o4640)
     os.link(served / "file", served / "other name")
     async with connected(files, make_context) as connection:
         await put(connection, "/file", b"new")
@@ -282,6 +282,16 @@ async def test_uploads_left_by_a_dead_server_are_gone_when_the_next_one_starts(s
         FileServer(root, writable=True).close()
     assert staged(served) == []
     assert content_of(served) == {"file": b"content"}
+
+
+def test_unfinished_uploads_are_for_their_owner_only(served):
+    before = os.umask(0)
+    try:
+        with Root(served) as root:
+            FileServer(root, writable=True).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((served / ".zcserver").stat().st_mode) == 0o700
 
 
 def test_two_servers_do_not_write_to_one_root(served):

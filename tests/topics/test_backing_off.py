@@ -1,5 +1,7 @@
 """How clients of topics try again: later and later, until it works."""
 
+import types
+
 import anyio
 import pytest
 
@@ -15,10 +17,11 @@ MANY = 1030  # two hours of tries; two to their number is no float any more
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Back-off without the waiting; what would have been waited is in the list."""
+    """Back-off without the waiting; what would have been waited is in the list, and is the time."""
     from zcserver.client import retrying
 
     waited = []
+    monkeypatch.setattr(retrying, "time", types.SimpleNamespace(monotonic=lambda: sum(waited)))
 
     async def sleep(seconds):
         waited.append(seconds)
@@ -70,12 +73,23 @@ async def test_tries_are_told_grow_apart_and_end(make_context, at_once):
         with pytest.raises(EnoughError):
             await anext(subscription)
         assert [retry.attempt for retry in retries] == list(range(1, MANY + 1))
-        assert all(0.05 <= retry.delay <= 10 for retry in retries)
-        assert retries[10].delay > retries[0].delay
+        assert 0.05 <= retries[0].delay <= 0.1
+        late = [retry.delay for retry in retries[10:]]
+        assert all(5 <= delay <= 10 for delay in late)
+        assert len(set(late)) > 1, "all clients of a server that was restarted come at once"
         assert "trying again in" in str(retries[0])
         impatient = line.client.subscribe("/t", retry_seconds=0)
         with pytest.raises(zcserver.ConnectionLostError):
             await anext(impatient)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 30, 95.5])
+async def test_tries_end_when_the_time_for_them_is_over(make_context, at_once, seconds):
+    async with serving(make_context) as served, Line(served, make_context) as line:
+        await served.server.aclose()
+        with pytest.raises(zcserver.ConnectionLostError):
+            await anext(line.client.subscribe("/t", retry_seconds=seconds))
+    assert sum(at_once) == pytest.approx(seconds)
 
 
 async def test_a_stream_that_the_server_cancels_is_opened_again_on_the_same_connection(make_context, at_once):

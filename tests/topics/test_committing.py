@@ -7,6 +7,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import deadline, until
+from tests.topics.line import Line
 from tests.topics.wire import serving, subscriber
 from zcserver.topic_protocol import POSITION
 from zcserver.topics import Topics, TopicSettings
@@ -16,14 +17,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize(("name", "most"), [("", 0), ("w", 4096)])
 async def test_a_subscriber_that_never_commits_costs_bounded_memory(make_context, name, most):
-    count = 10_000
+    count = 8192  # the last one makes them too many
     async with serving(make_context) as served:
         topic = served.topics.topic("/t")
         reader = await subscriber(await served.connect(), **({"name": name} if name else {}))
         for number in range(1, count + 1):
             await topic.publish(b"x")
-            if number % 1000 == 0:
-                await reader.take(1000)
+            if number % 1024 == 0:
+                await reader.take(1024)
         (subscription,) = topic.subscriptions
         assert len(subscription._uncommitted) <= most
         # Of so many, a commit in the middle may count as one of a message before; the last is exact.
@@ -139,6 +140,21 @@ async def test_closing_tells_what_was_committed_although_the_connection_is_lost(
         assert topic.positions == {"w": 2}
 
 
+async def test_what_lies_before_the_beginning_counts_as_committed_on_the_next_connection(make_context):
+    async with serving(make_context, SETTINGS) as served, Line(served, make_context) as line:
+        topic = served.topics.topic("/t")
+        for _ in range(3):
+            await topic.publish(b"x")
+        async with line.client.subscribe("/t", policy="block", name="w") as subscription:
+            line.break_at_the_server()
+            await until(lambda: line.client.connection.is_closed and not topic.subscriptions)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anext, subscription)
+                await until(lambda: topic.subscriptions)
+                assert [each.needed for each in topic.subscriptions] == [4]
+                await topic.publish(b"x")
+
+
 async def test_a_commit_while_the_connection_is_made_anew_is_told(make_context, worker):
     async with serving(make_context, SETTINGS) as served:
         topic = served.topics.topic("/t")
@@ -167,11 +183,17 @@ async def test_a_position_needs_a_name_and_the_present_epoch_and_never_goes_back
         for arguments in ({"name": "w", "epoch": "x"}, {"epoch": topic.epoch}, {"name": "w"}):
             with pytest.raises(zcserver.StreamResetError, match="needs a name"):
                 await position(committed=1, **arguments)
+        reader = await subscriber(connection, name="w")
         for _ in range(3):
             await topic.publish(b"x")
+        await reader.take(3)
+        (subscription,) = topic.subscriptions
         for committed in (3, 2, 2**63 - 1):
             assert await position(name="w", epoch=topic.epoch, committed=committed) == {}
-            assert topic.positions == {"w": 3}
+            assert (topic.positions, subscription.committed) == ({"w": 3}, 3)
+        await reader.stream.commit(1)
+        await until(lambda: subscription.stream.committed == 1)
+        assert (topic.positions, subscription.committed) == ({"w": 3}, 3)
 
 
 @pytest.mark.parametrize("start", [0, 2**63, True, "first"])

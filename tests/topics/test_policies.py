@@ -1,6 +1,7 @@
 """A subscriber that is too slow gets what its policy says, learns what it misses, and delays nobody."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -27,14 +28,17 @@ async def publish_to(readers, writer, first, last):
 
 
 @pytest.mark.parametrize(
-    ("policy", "told"),
+    ("policy", "in_flight", "told"),
     [
-        ("drop-oldest", [1, 2, (3, 16, Reason.DROPPED), 17, 18, 19, 20]),
-        ("latest", [1, 2, (3, 19, Reason.CONFLATED), 20]),
+        ("drop-oldest", 2 * SIZE, [1, 2, (3, 16, Reason.DROPPED), 17, 18, 19, 20]),
+        ("latest", 2 * SIZE, [1, 2, (3, 19, Reason.CONFLATED), 20]),
+        ("latest", 8 * SIZE, [1, 2, (3, 19, Reason.CONFLATED), 20]),
     ],
 )
-async def test_a_subscriber_that_stops_for_a_while_is_told_what_it_missed(make_context, policy, told):
-    async with serving(make_context, SETTINGS) as served:
+async def test_a_subscriber_that_stops_for_a_while_is_told_what_it_missed(
+    make_context, policy, in_flight, told
+):
+    async with serving(make_context, replace(SETTINGS, in_flight=in_flight)) as served:
         stopped = await stopped_subscriber(served, policy=policy)
         readers = [await subscriber(await served.connect()) for _ in range(15)]
         writer = await publisher(await served.connect())
@@ -86,6 +90,22 @@ async def test_a_subscriber_that_would_rather_not_miss_anything_is_disconnected(
         assert told == [1, 2]
         assert (reset.code, reset.reason[:17]) == (TOO_SLOW, "the messages 3 to")
         assert len(served.topics.topic("/t").subscriptions) == len(readers)
+
+
+async def test_a_subscriber_is_disconnected_as_soon_as_what_it_needs_is_too_old(make_context):
+    async with serving(make_context, TopicSettings(retain_seconds=60, in_flight=1)) as served:
+        topic = served.topics.topic("/t")
+        clock = [1000.0]
+        topic._clock = lambda: clock[0]
+        stopped = await stopped_subscriber(served, policy="disconnect")
+        for _ in range(3):
+            await topic.publish(b"x")
+        (subscription,) = topic.subscriptions
+        await until(lambda: subscription.cursor == 2)
+        clock[0] += 100
+        topic.expire()
+        told, reset = await stopped.reset()
+        assert (told, reset.code) == ([1], TOO_SLOW)
 
 
 async def test_a_blocking_subscriber_makes_the_publisher_wait_and_misses_nothing(make_context):

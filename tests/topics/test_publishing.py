@@ -2,10 +2,12 @@
 
 import array
 
+import anyio
 import pytest
 
 import zcserver
 from tests.raw_peer import until
+from tests.topics.line import Line
 from tests.topics.wire import MIB, publisher, serving, stopped_subscriber, subscriber
 from zcserver.topics import TopicSettings
 from zcserver_protocol.errors import ErrorCode
@@ -99,6 +101,23 @@ async def test_the_server_publishes_memory_of_any_format_as_its_bytes(make_conte
             await served.topics.topic("/t").publish(memoryview(bytes(20))[::2])
         with pytest.raises(zcserver.MisuseError, match="buffer protocol"):
             await served.topics.topic("/t").publish("text")
+
+
+@pytest.mark.parametrize(("window", "few"), [(100_000, 4096), (1 << 30, 1)], ids=["bytes", "messages"])
+async def test_no_more_is_sent_than_may_wait_to_be_accepted(make_context, monkeypatch, window, few):
+    monkeypatch.setattr("zcserver.client.publish._FEW", few)
+    async with serving(make_context, TopicSettings(retain_count=1, block=True)) as served:
+        reader = await subscriber(await served.connect(), policy="block", name="w")
+        async with Line(served, make_context) as line, line.client.publisher("/t", window=window) as writer:
+            await (await writer.publish(bytes(60_000))).wait()
+            await writer.publish(bytes(60_000))  # waits until the first one is committed
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(writer.publish, bytes(60_000))
+                await anyio.wait_all_tasks_blocked()
+                assert len(writer._unaccepted) == 1
+                for _ in range(3):
+                    await reader.take(1)
+                    await reader.stream.commit(reader.messages)
 
 
 async def test_nothing_is_published_to_a_topic_that_is_closed(make_context):

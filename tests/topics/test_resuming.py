@@ -176,6 +176,22 @@ async def test_a_buffer_can_be_acquired_although_the_connection_is_lost(make_con
         assert writer.reconnections == len(line.retries) == 2
 
 
+async def test_a_buffer_of_a_lost_connection_goes_to_the_next_one_as_a_copy(make_context):
+    async with (
+        serving(make_context) as served,
+        Line(served, make_context) as line,
+        line.client.publisher("/t") as writer,
+    ):
+        for referenced in (0, 1 << 20):
+            buffer = await writer.acquire(1 << 20)
+            if not referenced:
+                line.break_at_the_server()
+                await until(lambda: line.client.connection.is_closed)
+            await (await writer.publish(buffer)).wait()
+            connection = line.client.connection
+            assert connection.statistics.reference_bytes == referenced * connection.context.by_reference
+
+
 async def test_a_buffer_is_waited_for_while_subscribers_block(make_context):
     size, most = 512 * 1024, 3  # so many fit into the publisher's pool
     settings = TopicSettings(retain_count=1, block=True)
@@ -210,6 +226,18 @@ async def test_a_publisher_known_by_name_goes_on_after_a_restart_of_its_program(
                 await publication.wait()
                 assert publication.sequence == number + 1
         assert served.topics.topic("/t").accepted == {"camera": 3}
+
+
+async def test_of_too_many_publishers_the_one_silent_for_longest_is_forgotten(make_context, monkeypatch):
+    monkeypatch.setattr("zcserver.topics.topic._NAMES", 3)
+    async with serving(make_context) as served:
+        connection = await served.connect()
+        for name in ("a", "b", "c", "a", "d"):
+            writer = await publisher(connection, name=name)
+            await writer.send(b"x")
+            await writer.accepted()
+        known = {name: (await publisher(connection, name=name)).sequence - 1 for name in "abcd"}
+        assert known == {"a": 2, "b": 0, "c": 1, "d": 1}
 
 
 async def test_what_a_publisher_sends_again_is_accepted_once_and_a_hole_is_refused(make_context):

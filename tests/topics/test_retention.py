@@ -84,6 +84,7 @@ async def test_messages_that_find_no_room_in_the_pool_do_not_use_up_receive_memo
             await writer.accepted()
         assert await hog.publish(bytes(MIB)) == 1
         assert await kept(connection, "/t") == (6, 8)
+        assert served.topics._retention._arriving == 0
         memory = served.context.receive_memory
         await until(lambda: memory.used == memory.promised)
         for buffer in held:

@@ -117,14 +117,15 @@ async def test_several_hosts_and_the_loops_own_options(make_context):
         assert server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
 
-async def test_happy_eyeballs_go_on_past_an_address_where_nobody_listens(make_context, monkeypatch):
+async def test_happy_eyeballs_go_on_past_an_address_that_does_not_answer(make_context, monkeypatch):
     loop = asyncio.get_running_loop()
     if not isinstance(loop, asyncio.BaseEventLoop):
         pytest.skip("uvloop has no happy eyeballs")
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        dead = closed.getsockname()
     async with serving(zcserver.start_server(echo, "127.0.0.1", 0, context=make_context())) as server:
         live = address_of(server)
+        full = socket.create_server(("127.0.0.1", 0), backlog=0)
+        dead = full.getsockname()
+        occupied = socket.create_connection(dead)  # Linux drops what would be one more
 
         async def getaddrinfo(host, port, **_):
             return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", at) for at in (dead, live)]
@@ -132,9 +133,11 @@ async def test_happy_eyeballs_go_on_past_an_address_where_nobody_listens(make_co
         monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
         await round_trip(
             *await zcserver.open_connection(
-                "twofold", 1, happy_eyeballs_delay=0.25, local_addr=None, context=make_context()
+                "twofold", 1, happy_eyeballs_delay=0.01, local_addr=None, context=make_context()
             )
         )
+        occupied.close()
+        full.close()
 
 
 async def test_connecting_where_nobody_listens_is_asyncios_own_error(make_context, tmp_path):
@@ -291,6 +294,16 @@ async def test_wait_closed_waits_for_the_last_connection(make_context):
     server.close_clients()
     await asyncio.gather(waiting, client.lost)
     assert client.error is None
+
+
+async def test_a_server_of_a_unix_socket_serves_when_it_is_told_to(make_context, tmp_path):
+    path, context = tmp_path / "socket", make_context()
+    async with serving(
+        zcserver.start_unix_server(echo, path, start_serving=False, context=context)
+    ) as server:
+        assert not server.is_serving()
+        await server.start_serving()
+        await round_trip(*await zcserver.open_unix_connection(path, context=context))
 
 
 async def test_abort_clients_drops_every_connection(make_context):

@@ -246,21 +246,6 @@ async def test_mappings_and_arrays_of_any_shape_are_sent_as_their_bytes(pair, wa
         mapping.close()  # BufferError while something still exports it
 
 
-async def test_tensors_are_memory_like_any_other(pair):
-    torch = pytest.importorskip("torch")
-    tensor = torch.arange(1000)
-    pair.left.write(tensor.numpy())
-    pair.left.write(numpy.from_dlpack(tensor))
-    await until(lambda: pair.server.data == 2 * tensor.numpy().tobytes())
-
-
-async def test_arrow_buffers_are_memory_like_any_other(pair):
-    arrow = pytest.importorskip("pyarrow")
-    column = arrow.array(range(1000))
-    pair.left.write(column.buffers()[1])
-    await until(lambda: pair.server.data == column.buffers()[1].to_pybytes())
-
-
 async def test_buffers_may_be_filled_in_other_threads_and_handed_over(pair):
     loop = asyncio.get_running_loop()
 

@@ -46,6 +46,7 @@ async def test_a_part_of_a_file(pair, file, offset, count):
     expected = CONTENT[offset:][:count]
     assert await zcserver.sendfile(pair.left, file, offset, count) == len(expected)
     assert pair.server.data == expected
+    assert file.tell() == (offset + len(expected) if expected else 0)
     assert await zcserver.sendfile(pair.left, file, 3 * MIB - 5, 100) == 5
 
 
@@ -98,6 +99,7 @@ async def test_a_file_that_becomes_shorter_breaks_the_byte_stream_off(make_conte
             pair.right.resume_reading()
             with pytest.raises(zcserver.TransferError, match="shortened"):
                 await sending
+            assert 0 < file.tell() < 32 * MIB, "it is not behind what was put on the way"
         await pair.over()
         for protocol in (pair.client, pair.server):
             assert isinstance(protocol.error, ConnectionResetError)

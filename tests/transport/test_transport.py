@@ -149,20 +149,24 @@ async def test_what_the_transport_tells_about_itself(pair):
     assert pair.left.can_write_eof()
 
 
+@pytest.mark.parametrize("callback", ["data_received", "eof_received"])
 @pytest.mark.parametrize("kind", [ZeroDivisionError, asyncio.CancelledError])
-async def test_an_error_of_the_protocol_costs_the_connection_and_is_reported(make_context, kind):
+async def test_an_error_of_the_protocol_costs_the_connection_and_is_reported(make_context, callback, kind):
+    def fail(*_):
+        raise kind
+
     class Failing(Recorder):
-        def data_received(self, data):
-            raise kind
+        locals()[callback] = fail
 
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
     async with paired(make_context(), make_context(), server=Failing) as pair:
         pair.left.write(b"x")
+        pair.left.write_eof()
         await pair.over()
         assert isinstance(pair.server.error, kind)
         assert isinstance(pair.client.error, ConnectionResetError)
-        assert errors[0]["message"] == "Fatal error: protocol.data_received() call failed."
+        assert errors[0]["message"] == f"Fatal error: protocol.{callback}() call failed."
         assert errors[0]["transport"] is pair.right
 
 
