@@ -100,10 +100,10 @@ async def test_a_subscriber_is_disconnected_as_soon_as_what_it_needs_is_too_old(
         stopped = await stopped_subscriber(served, policy="disconnect")
         for _ in range(3):
             await topic.publish(b"x")
-        (subscription,) = topic.subscriptions
-        await until(lambda: subscription.cursor == 2)
+        await stopped.peer.read_until(stopped._told, acknowledge=False)
         clock[0] += 100
         topic.expire()
+        await until(lambda: not topic.subscriptions)
         told, reset = await stopped.reset()
         assert (told, reset.code) == ([1], TOO_SLOW)
 

@@ -176,7 +176,7 @@ async def test_a_buffer_can_be_acquired_although_the_connection_is_lost(make_con
         assert writer.reconnections == len(line.retries) == 2
 
 
-async def test_a_buffer_of_a_lost_connection_goes_to_the_next_one_as_a_copy(make_context):
+async def test_a_buffer_goes_by_reference_on_its_own_connection_and_as_a_copy_on_the_next(make_context):
     async with (
         serving(make_context) as served,
         Line(served, make_context) as line,

@@ -122,22 +122,21 @@ async def test_happy_eyeballs_go_on_past_an_address_that_does_not_answer(make_co
     if not isinstance(loop, asyncio.BaseEventLoop):
         pytest.skip("uvloop has no happy eyeballs")
     async with serving(zcserver.start_server(echo, "127.0.0.1", 0, context=make_context())) as server:
-        live = address_of(server)
-        full = socket.create_server(("127.0.0.1", 0), backlog=0)
-        dead = full.getsockname()
-        occupied = socket.create_connection(dead)  # Linux drops what would be one more
+        with (
+            socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+            socket.create_connection(full.getsockname()),  # Linux drops what would be one more
+        ):
+            addresses = [full.getsockname(), address_of(server)]
 
-        async def getaddrinfo(host, port, **_):
-            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", at) for at in (dead, live)]
+            async def getaddrinfo(host, port, **_):
+                return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", at) for at in addresses]
 
-        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
-        await round_trip(
-            *await zcserver.open_connection(
-                "twofold", 1, happy_eyeballs_delay=0.01, local_addr=None, context=make_context()
+            monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+            await round_trip(
+                *await zcserver.open_connection(
+                    "twofold", 1, happy_eyeballs_delay=0.01, local_addr=None, context=make_context()
+                )
             )
-        )
-        occupied.close()
-        full.close()
 
 
 async def test_connecting_where_nobody_listens_is_asyncios_own_error(make_context, tmp_path):
