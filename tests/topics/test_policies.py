@@ -173,7 +173,7 @@ async def test_a_publisher_that_goes_while_it_is_made_to_wait_leaves_nothing(mak
         for number in range(1, 8):  # two on their way, four retained, one waits
             await writer.send(bytes([number]) * SIZE)
         topic = served.topics.topic("/t")
-        await until(lambda: topic._moved is not None)
+        await until(lambda: topic.next == 7 and topic._moved is not None)
         held = served.context.pool.stats().in_flight
         if lost == "connection":
             connection.abort()
