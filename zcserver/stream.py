@@ -1,7 +1,6 @@
 """One stream of a connection, as the application sees it: messages both ways, on any anyio event loop."""
 
 import logging
-import mmap
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from .sending.files import FileRegion, file_size
 from .sending.foreign import ForeignMemory
 from .sending.lanes import REFERENCE_THRESHOLD
 from .sending.message import Outgoing, batch_of_messages, end_marker
+from .views import as_bytes, is_mapped
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -114,7 +114,7 @@ class Stream:
                 outgoing = batch_of_messages(data, address, end)
         else:
             view = as_bytes(data)
-            if self._goes_by_reference(view) and _is_mapped(data):
+            if self._goes_by_reference(view) and is_mapped(data):
                 # A page fault of a cold mapping reads the disk: not on the event loop (rule 10).
                 await anyio.to_thread.run_sync(self._fault_in, view)
                 self._check_sendable()
@@ -476,33 +476,3 @@ class Stream:
 
 def _ignore() -> None:
     pass
-
-
-def as_bytes(data: Any) -> memoryview:
-    """The memory of an object with the buffer protocol. MisuseError without it, or for gaps in it."""
-    try:
-        view = memoryview(data)
-    except (TypeError, ValueError) as error:  # (ValueError: numpy's dates, for one)
-        raise MisuseError(
-            f"cannot use {type(data).__name__} as memory ({error}): give a pool buffer, bytes, or an object "
-            f"with the buffer protocol"
-        ) from None
-    if not view.c_contiguous:
-        raise MisuseError(
-            "this memory is not C-contiguous; make a contiguous copy first, e.g. by "
-            "numpy.ascontiguousarray(array)"
-        )
-    if not view.nbytes:
-        return memoryview(b"")
-    return view.cast("B") if view.format != "B" or view.ndim != 1 else view
-
-
-def _is_mapped(data: Any) -> bool:
-    """Whether the memory is a file mapping, perhaps below slices and arrays."""
-    seen = 0
-    while data is not None and seen < 16:
-        if isinstance(data, mmap.mmap):
-            return True
-        data = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
-        seen += 1
-    return False

@@ -5,7 +5,8 @@
 ``loop``      uvloop, and an orderly end on Ctrl-C
 ``standard``  standard input, output and error, even where they are closed
 ``options``   what several commands share: sizes, lanes, how amounts are written
-``serve``, ``get``, ``doctor``, ``demo``   the commands
+``*_commands``  the commands as typer sees them: their options and help
+``serve*``, ``get``, ``put``, ``remote``, ``pub``, ``sub``, ``doctor``, ``demo*``   what they do
 """
 
 import contextlib

@@ -15,7 +15,7 @@ _EVERY: Final = 0.5
 
 
 class Ticker:
-    """``shows``: rewrite the line while it runs; ``quiet``: say nothing but what went wrong."""
+    """On a terminal the line is rewritten while it runs. ``quiet``: say nothing but what went wrong."""
 
     def __init__(self, verb: str, quiet: bool) -> None:
         self.messages = 0

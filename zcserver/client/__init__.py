@@ -7,7 +7,7 @@
 ``tree*``, ``local_tree``, ``selection``   directories, and which of their files are meant
 ``remote_file``   reading like from a local file
 ``publish``, ``subscribe``, ``retrying``   topics, across lost connections
-``request``, ``progress``, ``hashing``   what they share
+``request``, ``progress``, ``hashing``, ``storing``, ``descriptors``   what they share
 """
 
 from .address import Address, UrlError, is_url, parse_url

@@ -10,8 +10,9 @@ import anyio
 
 from zcserver.errors import ConnectionLostError, MessageTooLargeError, MisuseError, PoolTimeoutError
 from zcserver.memory import Buffer
-from zcserver.stream import Stream, as_bytes
+from zcserver.stream import Stream
 from zcserver.topic_protocol import INLINE, MAX_KEY, MAX_TYPE, PUBLISH, Head, Kind
+from zcserver.views import as_bytes
 
 from .request import number
 from .retrying import INTERRUPTED, Retrying, is_refusal

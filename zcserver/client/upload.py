@@ -19,7 +19,8 @@ from zcserver.errors import MisuseError, TransferError
 from zcserver.file_protocol import ALGORITHM, PUT, hides_its_size, mtime_of, validator_of
 from zcserver.pace import Pace
 from zcserver.sending.completion import Completion
-from zcserver.stream import Stream, as_bytes
+from zcserver.stream import Stream
+from zcserver.views import as_bytes
 from zcserver_protocol.errors import ErrorCode
 
 from .descriptors import read_some

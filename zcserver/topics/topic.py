@@ -19,8 +19,8 @@ from zcserver.context import MIB, Context
 from zcserver.errors import ConnectionLostError, MisuseError, RequestTooLargeError
 from zcserver.memory import PAGE, Buffer, Principal, PrincipalKind
 from zcserver.memory.region import pages_of
-from zcserver.stream import as_bytes
 from zcserver.topic_protocol import INLINE, MAX_NAME, Head, Kind, Policy, restamped
+from zcserver.views import as_bytes
 
 if TYPE_CHECKING:
     from .retention import Retention

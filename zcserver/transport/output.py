@@ -12,7 +12,7 @@ from zcserver.sending.files import FileRegion
 from zcserver.sending.foreign import ForeignMemory
 from zcserver.sending.lanes import REFERENCE_THRESHOLD
 from zcserver.sending.message import Outgoing, end_marker
-from zcserver.stream import as_bytes
+from zcserver.views import as_bytes
 
 from .link import Link
 
