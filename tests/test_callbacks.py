@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 
 import anyio
 import pytest
@@ -104,6 +105,21 @@ async def test_a_callback_may_use_a_stream_that_is_just_given_up(make_context, e
         assert all(completion.error is not None for completion in completions)
         await stream.connection.wait_closed()
         assert context.pool.stats().in_flight == 0
+
+
+async def test_a_stream_given_up_by_both_ends_has_failed_for_the_first_reason(make_context):
+    async with serving(make_context()) as served:
+        stream, peer, theirs = await served.peer()
+        engine = stream.connection.engine
+        engine._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+        await queue(stream, 120)
+        assert engine._lanes.train, "ours waits for what the socket has not taken"
+        stream.reset(8, "ours")
+        peer.codec.reset(theirs, 9, "the peer's")
+        await peer.flush()
+        peer.codec.ping(7)
+        await peer.read_until(lambda: "Pong" in peer.log)
+        assert stream.failed.code == 8
 
 
 async def test_what_was_acknowledged_has_arrived_though_a_callback_drops_the_connection(make_context):

@@ -400,7 +400,7 @@ class Engine:
 
     def _give_up(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
         """The stream has failed, both ways. Frames already cut are still sent, ``then`` is called after."""
-        channel.error = error  # first, for the callbacks of what fails now
+        channel.error = channel.error or error  # first, for the callbacks of what fails now
         self.sender.cut(channel, error, then)
         channel.fail(error)
 

@@ -1,12 +1,15 @@
 """An upload that lost its client goes on where it ended: only the same one, and never as a mixture."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
+import threading
 from types import SimpleNamespace
 
 import anyio
+import anyio.from_thread
 import pytest
 
 import zcserver
@@ -14,8 +17,9 @@ from tests.raw_peer import until
 from tests.server.disks import RecordingDisk
 from tests.server.requests import MIB, connected, content_of, put, refused
 from zcserver import ErrorCode
-from zcserver.file_protocol import IO_ERROR, MISMATCH, NO_SPACE, PUT
+from zcserver.file_protocol import MISMATCH, NO_SPACE, PUT
 from zcserver.server import FileServer, Root
+from zcserver.server.disk import Disk
 from zcserver.server.interrupted import MOST, InterruptedUploads
 from zcserver.server.staging import Wanted
 
@@ -110,6 +114,43 @@ async def test_the_same_upload_ends_one_whose_connection_only_seems_to_live(serv
     assert staged(served) == []
 
 
+async def test_the_newest_goes_on_whoever_waits_besides(served, make_context):
+    """The first one is in the middle of a write that takes its time."""
+    in_write, go_on_writing = anyio.Event(), threading.Event()
+
+    class SlowDisk(Disk):
+        def write(self, fd, pieces, offset):
+            if not in_write.is_set():
+                anyio.from_thread.run_sync(in_write.set)
+                go_on_writing.wait(60)
+            return super().write(fd, pieces, offset)
+
+    ends = []
+
+    async def end_of(stream):
+        try:
+            await stream.response()
+            ends.append("goes on")
+        except zcserver.StreamResetError as error:
+            ends.append(error.code)
+
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=SlowDisk())
+        async with connected(files, make_context) as connection, anyio.create_task_group() as tasks:
+            stream = await connection.open(PUT, "/file", size=len(CONTENT), resume="this one")
+            await stream.send(CONTENT[: 3 * MIB])
+            await in_write.wait()
+            for number in range(2, 6):
+                waiting = await connection.open(PUT, "/file", size=len(CONTENT), resume="this one")
+                tasks.start_soon(end_of, waiting)
+                await until(lambda number=number: files.active == number)
+            await until(lambda: len(ends) == 3)
+            go_on_writing.set()
+            await until(lambda: len(ends) == 4)
+            assert ends == [ErrorCode.REFUSED] * 3 + ["goes on"]
+            waiting.reset()
+
+
 async def test_of_many_that_come_at_once_one_writes_at_a_time(served, files, make_context):
     ends = []
 
@@ -176,15 +217,19 @@ async def test_what_was_kept_must_still_be_what_was_announced(served, files, mak
     assert content_of(served) == {"file": CONTENT}
 
 
-async def test_a_temporary_file_that_somebody_removed_is_not_gone_on_with(served, files, make_context):
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_temporary_file_that_somebody_removed_or_replaced_is_begun_anew(
+    served, files, make_context, announced, replaced
+):
     async with connected(files, make_context) as connection:
-        await interrupt(files, connection)
-        os.unlink(served / ".zcserver" / staged(served)[0])
-        stream = await connection.open(PUT, "/file", size=len(CONTENT), resume="this one")
-        with refused(IO_ERROR, "send it again"):
-            await stream.response()
-        assert await go_on(connection) == 0
+        await interrupt(files, connection, **announced)
+        part = served / ".zcserver" / staged(served)[0]
+        part.unlink()
+        if replaced:
+            part.mkdir()
+        assert await go_on(connection, **announced) == 0
     assert content_of(served) == {"file": CONTENT}
+    assert staged(served) == ([part.name] if replaced else [])
 
 
 async def test_the_oldest_go_when_there_are_too_many(served, files, make_context):
@@ -201,14 +246,74 @@ async def test_the_oldest_go_when_there_are_too_many(served, files, make_context
 async def test_those_that_nobody_asks_for_go_after_a_day():
     now = 0.0
     kept = InterruptedUploads(clock=lambda: now)
-    uploads = [SimpleNamespace(wanted=Wanted(str(number), resume="")) for number in range(3)]
-    assert kept.keep(uploads[0]) == []
+    uploads = [SimpleNamespace(wanted=Wanted(str(number), resume="")) for number in range(2)]
+    kept.keep(uploads[0])
     now = 24 * 3600.0
-    assert kept.keep(uploads[1]) == []
+    kept.keep(uploads[1])
+    assert kept.surplus() == []
     now += 1
-    assert kept.keep(uploads[2]) == [uploads[0]]
+    assert kept.surplus() == [uploads[0]]
     assert kept.take(uploads[0].wanted) is None
     assert kept.take(uploads[1].wanted) is uploads[1]
+
+
+class Watched(FileServer):
+    """``stream`` is the last request's, at the server's end."""
+
+    async def handle(self, stream):
+        self.stream = stream
+        await super().handle(stream)
+
+
+@pytest.mark.parametrize("fails", ["write", "sync"])
+async def test_what_a_disk_has_failed_to_take_is_not_gone_on_with(served, make_context, fails):
+    class FailingDisk(Disk):
+        failed = False
+
+        def fail(self):
+            """The stream ends just before: so it is interrupted, too."""
+            if not self.failed:
+                self.failed = True
+                anyio.from_thread.run_sync(files.stream.reset)
+                raise OSError(errno.EIO, "as injected")
+
+        def write(self, fd, pieces, offset):
+            if fails == "write" and offset:
+                self.fail()
+            return super().write(fd, pieces, offset)
+
+        def sync(self, fd):
+            if fails == "sync":
+                self.fail()
+            super().sync(fd)
+
+    with Root(served) as root:
+        files = Watched(root, writable=True, disk=FailingDisk())
+        async with connected(files, make_context) as connection:
+            stream = await begin(connection, nbytes=MIB)
+            await stream.send(CONTENT[MIB:], end=True)
+            await until(lambda: files.active == 0)
+            assert staged(served) == []
+            assert await go_on(connection) == 0
+    assert content_of(served) == {"file": CONTENT}
+
+
+async def test_uploads_that_make_room_go_although_the_one_that_needs_it_is_given_up(served, make_context):
+    class EndingDisk(Disk):
+        def remove(self, *arguments):
+            anyio.from_thread.run_sync(files.stream.reset)
+            super().remove(*arguments)
+
+    with Root(served) as root:
+        files = Watched(root, writable=True, disk=EndingDisk())
+        async with connected(files, make_context) as connection:
+            for number in range(3):
+                await interrupt(files, connection, f"/{number}")
+            stream = await connection.open(PUT, "/huge", size=1 << 60)
+            with refused(ErrorCode.CANCELLED):
+                await stream.response()
+            await until(lambda: files.active == 0)
+            assert staged(served) == []
 
 
 async def test_they_make_room_on_a_full_disk(served, files, make_context, monkeypatch):
@@ -231,6 +336,42 @@ async def test_they_make_room_on_a_full_disk(served, files, make_context, monkey
         with refused(NO_SPACE):
             await put(connection, "/larger", CONTENT + b"!")
     assert content_of(served) == {"other": CONTENT}
+
+
+async def test_they_go_when_an_upload_of_unknown_size_has_filled_the_disk(served, make_context):
+    class FullDisk(Disk):
+        full = False
+
+        def write(self, fd, pieces, offset):
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(fd, pieces, offset)
+
+    disk = FullDisk()
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=disk)
+        async with connected(files, make_context) as connection:
+            await interrupt(files, connection)
+            disk.full = True
+            with refused(NO_SPACE):
+                await put(connection, "/other", b"content", size=-1)
+            assert staged(served) == []
+
+
+async def test_a_server_that_can_open_no_more_files_for_now_keeps_it(
+    served, files, make_context, monkeypatch
+):
+    def exhausted(fd):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        with monkeypatch.context() as patched:
+            patched.setattr("os.fstatvfs", exhausted)
+            with refused(ErrorCode.LIMIT):
+                await go_on(connection)
+        assert await go_on(connection) > 0
+    assert content_of(served) == {"file": CONTENT}
 
 
 async def test_a_server_that_stops_leaves_none(served, make_context):

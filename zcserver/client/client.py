@@ -313,7 +313,8 @@ class Client:
         """Send a local file (its path), memory (bytes, array) or what a descriptor gives until its end.
 
         It appears whole, as ``path``. If the connection is lost, the server keeps what came of a local file
-        of 1 MiB or more, for as long as it runs (a day at most), and the same call goes on behind that.
+        of 1 MiB or more, for as long as it runs (about a day at most), and the same call goes on behind that.
+        (Should the file have been written to through a mapping meanwhile, only ``verify`` is sure to notice.)
 
         When this returns, the server has it on disk. It gets the modification time of the local file, or
         ``mtime_ns``. ``create``: refused if there is one; ``validator``: refused unless the one there still

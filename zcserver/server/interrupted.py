@@ -23,8 +23,8 @@ SECONDS: Final = 24 * 3600.0
 class InterruptedUploads:
     """At most ``most`` of them, each for up to ``seconds``; past that, the oldest go first.
 
-    They keep their temporary files: whatever ``keep`` and ``clear`` return is to be discarded. Belongs to one
-    event loop.
+    They keep their temporary files: whatever ``surplus`` and ``clear`` return is to be discarded. Belongs to
+    one event loop.
     """
 
     def __init__(
@@ -38,35 +38,40 @@ class InterruptedUploads:
 
     @contextlib.asynccontextmanager
     async def turn(self, wanted: Wanted, stream: Stream) -> AsyncIterator[None]:
-        """Be alone inside with these arguments: end the streams of others, wait until they are out."""
+        """Be alone inside with these arguments: end the one before, wait until it and all earlier are out."""
         if wanted.resume is None:
             yield
             return
-        while (other := self._running.get(wanted)) is not None:
-            other[0].reset(ErrorCode.REFUSED, "another connection goes on with this upload")
-            await other[1].wait()
-        over = anyio.Event()
-        self._running[wanted] = stream, over
+        before, mine = self._running.get(wanted), (stream, anyio.Event())
+        self._running[wanted] = mine
         try:
+            if before is not None:
+                before[0].reset(ErrorCode.REFUSED, "another connection goes on with this upload")
+                with anyio.CancelScope(shield=True):  # whoever waits for this one waits for that, too
+                    await before[1].wait()
             yield
         finally:
-            del self._running[wanted]
-            over.set()
+            if self._running[wanted] is mine:
+                del self._running[wanted]
+            mine[1].set()
 
     def take(self, wanted: Wanted) -> Upload | None:
         """The interrupted upload with these arguments."""
         kept = self._kept.pop(wanted, None)
         return None if kept is None else kept[1]
 
-    def keep(self, upload: Upload) -> list[Upload]:
-        """Keep it for the next ``take``, and return those that have to go for it."""
-        now = self._clock()
-        self._kept[upload.wanted] = now, upload
+    def keep(self, upload: Upload) -> None:
+        """Keep it for the next ``take``."""
+        self._kept[upload.wanted] = self._clock(), upload
+
+    def surplus(self) -> list[Upload]:
+        """Keep those no longer that are too old or too many, and return them."""
+        oldest = self._clock() - self._seconds
         too_many = len(self._kept) - self._most
         old = [
             wanted
             for number, (wanted, (since, _)) in enumerate(self._kept.items())
-            if number < too_many or since + self._seconds < now
+            if number < too_many or since < oldest
         ]
         return [self._kept.pop(wanted)[1] for wanted in old]
 

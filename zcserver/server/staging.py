@@ -126,9 +126,10 @@ class Upload:
         self._staging = staging
         self._disk = staging.disk
         self._path = wanted.path
-        self._hasher: Any = hashlib.new(ALGORITHM) if wanted.digest is not None else None
-        self._name = secrets.token_hex(16).encode()
+        self._hasher: Any = None
+        self._name = b""
         self._fd = -1
+        self._sound = False  # what is written is known, and hashed
 
     def begin(self) -> None:
         """Refuse what would be refused at the end, then make the temporary file where there is none yet."""
@@ -140,15 +141,19 @@ class Upload:
             self._admit(status_of(name, directory))
             self._check_directory(directory)
             self._check_space()
+            if self._fd >= 0 and not self._is_in_place():
+                self.discard()
             if self._fd < 0:
+                self._name = secrets.token_hex(16).encode()
                 self._fd = self._staging.create(self._name)
-            else:
-                self._check_identity()
+                self._hasher = hashlib.new(ALGORITHM) if self.wanted.digest is not None else None
+                self.written = 0
+                self._sound = True
 
     @property
     def unfinished(self) -> bool:
-        """Something is written, and it was neither committed nor discarded."""
-        return self._fd >= 0 and self.written > 0
+        """Something is written, all of it well, and it was neither committed nor discarded."""
+        return self._fd >= 0 and self.written > 0 and self._sound
 
     def _check_directory(self, directory: int) -> None:
         """Refuse a parent directory to which nothing can be renamed."""
@@ -181,6 +186,7 @@ class Upload:
     def write(self, pieces: list[memoryview]) -> None:
         """Append the pieces (at most 1024) and empty the list, so that their memory can go back."""
         left = pieces
+        self._sound = False
         if self._hasher is not None:
             for piece in pieces:
                 self._hasher.update(piece)
@@ -192,17 +198,20 @@ class Upload:
                     left = _after(left, count)
         finally:
             pieces.clear()
+        self._sound = True
 
     def commit(self) -> None:
         """The content is whole: make it survive a power cut, give it its name, make that survive, too."""
         self._check_content()
         disk = self._disk
+        self._sound = False  # a second fsync would not tell what the first has told
         with self._root.parent_of(self._path) as (directory, name):
             self._set_attributes(status_of(name, directory), os.fstat(directory))
             disk.sync(self._fd)
             with self._staging.lock:
                 self._admit(status_of(name, directory))
-                self._check_identity()
+                if not self._is_in_place():
+                    raise self._misplaced()
                 rename = disk.rename_new if self.wanted.create else disk.rename
                 try:
                     rename(self._name, self._staging.fd, name, directory)
@@ -242,21 +251,24 @@ class Upload:
             )
             raise StreamResetError(MISMATCH, reason)
 
-    def _check_identity(self) -> None:
-        """Refuse to give the target's name to what somebody else has put in the temporary file's place."""
+    def _is_in_place(self) -> bool:
+        """Whether nobody has removed the temporary file, or put another one in its place."""
         staged = status_of(self._name, self._staging.fd)
-        if staged is None or not os.path.samestat(staged, os.fstat(self._fd)):
-            reason = f"somebody removed or replaced the unfinished {shown(self._path)} on the server's disk"
-            raise StreamResetError(IO_ERROR, f"{reason}: send it again")
+        return staged is not None and os.path.samestat(staged, os.fstat(self._fd))
+
+    def _misplaced(self) -> StreamResetError:
+        reason = f"somebody removed or replaced the unfinished {shown(self._path)} on the server's disk"
+        return StreamResetError(IO_ERROR, f"{reason}: send it again")
 
     def discard(self) -> None:
         """Remove the temporary file, if there is one. Harmless after ``commit``."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        os.close(fd)
+        with contextlib.suppress(OSError):  # of a network's disk, which tells what no longer matters
+            os.close(fd)
         if self._name:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # somebody else has done so, or put a directory there
                 self._disk.remove(self._name, self._staging.fd)
 
 

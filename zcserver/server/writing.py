@@ -68,15 +68,19 @@ class Writer:
         )
         root = self._roots.find(stream.path, new=True)
         async with self._interrupted.turn(wanted, stream):
+            await self._discard(self._interrupted.surplus())
             upload = self._interrupted.take(wanted) or Upload(root, self._staging[root], wanted)
+            refusal: StreamResetError | None = None
             try:
                 await self._begin(upload)
                 await stream.reply(offset=upload.written)
                 await self._receive(stream, upload, request, pace)
                 await self._in_thread(upload.commit)
+            except StreamResetError as error:
+                refusal = error
+                raise
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self._put_away(upload, stream)
+                await self._put_away(upload, stream, refusal)
         await stream.commit(1)
         await stream.end()
 
@@ -91,14 +95,20 @@ class Writer:
             await self._discard(kept)
             await self._in_thread(upload.begin)
 
-    async def _put_away(self, upload: Upload, stream: Stream) -> None:
+    async def _put_away(self, upload: Upload, stream: Stream, refusal: StreamResetError | None) -> None:
         """Keep one that was interrupted, for which another may have to go; nothing is left of any other."""
-        kept = _to_be_kept(upload, stream)
-        await self._discard(self._interrupted.keep(upload) if kept else [upload])
+        if _to_be_kept(upload, stream.failed, refusal):
+            self._interrupted.keep(upload)
+            await self._discard(self._interrupted.surplus())
+        elif refusal is not None and refusal.code == NO_SPACE:  # for the next try
+            await self._discard([upload, *self._interrupted.clear()])
+        else:
+            await self._discard([upload])
 
     async def _discard(self, uploads: list[Upload]) -> None:
-        for upload in uploads:
-            await self._in_thread(upload.discard)
+        with anyio.CancelScope(shield=True):
+            for upload in uploads:
+                await self._in_thread(upload.discard)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         await anyio.to_thread.run_sync(work, limiter=self._writers)
@@ -173,8 +183,13 @@ class Writer:
         await stream.end()
 
 
-def _to_be_kept(upload: Upload, stream: Stream) -> bool:
-    """Whether it was interrupted, and by something else than a change of the client's file."""
-    error = stream.failed
-    changed = isinstance(error, StreamResetError) and error.code == ErrorCode.CHANGED
-    return upload.wanted.resume is not None and upload.unfinished and error is not None and not changed
+def _to_be_kept(upload: Upload, error: BaseException | None, refusal: StreamResetError | None) -> bool:
+    """Whether it was interrupted, and by something else than a change of the client's file.
+
+    ``error`` is that of its stream, ``refusal`` this server's word: but for a limit, it would say so again.
+    """
+    if upload.wanted.resume is None or not upload.unfinished:
+        return False
+    if error is None:
+        return refusal is not None and refusal.code == ErrorCode.LIMIT
+    return not (isinstance(error, StreamResetError) and error.code == ErrorCode.CHANGED)
