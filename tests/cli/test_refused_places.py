@@ -87,8 +87,8 @@ def test_a_message_for_which_there_is_no_room_leaves_nothing_behind(tmp_path):
 
 
 def test_a_directory_that_cannot_be_listed_is_told_once(served):
-    served.chmod(stat.S_IXUSR)
     (served / "file").touch()
+    served.chmod(stat.S_IXUSR)
     try:
         with serving(served, preexec_fn=powerless) as server:
             assert zcserver("stat", f"{server.url}/file").stdout
