@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from tests.raw_peer import MIB, joined, serving, until
+from zcserver.ending import Phase
 from zcserver_protocol.codec import Limits
 from zcserver_protocol.errors import TooManyStreams
 
@@ -67,3 +68,15 @@ async def test_a_process_that_was_stopped_hears_what_its_peer_has_said_before_it
         engine.on_time()
         assert engine.error is None
         assert bytes(await stream.receive()) == b"x"
+
+
+async def test_a_clock_that_rings_early_rings_again_for_a_peer_that_is_told_why(make_context, monkeypatch):
+    async with serving(make_context()) as served:
+        stream, peer, _ = await served.peer()
+        engine = stream.connection.engine
+        await peer.write(bytes(32))  # no frame of the protocol
+        await until(lambda: engine.ending.phase is Phase.LINGERING)
+        wishes = []
+        monkeypatch.setattr(engine._driver, "wake_at", wishes.append)
+        engine.on_time()
+        assert wishes == [engine.ending.deadline]

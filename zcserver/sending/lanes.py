@@ -5,6 +5,7 @@ socket takes, and raises ``BlockingIOError`` when the socket is full. The pipe i
 memory (what the socket did not take is discarded and sent again from its offset), never for files.
 """
 
+import contextlib
 import errno
 import socket
 from collections import deque
@@ -12,7 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 from zcserver.kernel.calls import IOVEC, IoVec, Kernel
-from zcserver.kernel.pipe import WORTHWHILE_SLOTS, PipeShare
+from zcserver.kernel.pipe import WORTHWHILE_SLOTS, Pipe, PipeShare
 from zcserver_protocol.codec import Codec
 from zcserver_protocol.frames import HEADER_SIZE
 
@@ -95,16 +96,8 @@ class Lanes:
             self._send_copies(one_frame, REFERENCE)
             return
         gathered = list(islice(self.train, frames))
-        sent = 0
         try:
-            blocked = False
-            try:
-                while pipe.queued and not blocked:
-                    moved = pipe.drain_to(self._fd, pipe.queued)
-                    sent += moved
-                    blocked = not moved
-            except BlockingIOError:
-                blocked = True
+            sent = self._drain(pipe)
             self._advance(sent, REFERENCE)
         except BaseException:
             # How much the socket took cannot be known: treat all of it as in flight.
@@ -113,9 +106,17 @@ class Lanes:
                     outgoing.referenced = True
             pipe.close()
             raise
-        if blocked:
+        if pipe.queued:
             pipe.discard()
             raise BlockingIOError
+
+    def _drain(self, pipe: Pipe) -> int:
+        """Move to the socket what it takes of the pipe's content; return the bytes moved."""
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while pipe.queued and (moved := pipe.drain_to(self._fd, pipe.queued)):
+                sent += moved
+        return sent
 
     def _gather(self, slots: int, one_frame: bool) -> tuple[int, int, int]:
         """Fill the iovec from the frames at the head of the train; return its (entries, bytes, frames)."""
