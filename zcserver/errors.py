@@ -4,7 +4,12 @@
 from outside: report it, retry, or resume. Messages name the limit, the value and the way out.
 """
 
+from typing import Final
+
 from zcserver_protocol.errors import ErrorCode
+
+RESET_NAMES: Final[dict[int, str]] = {code.value: code.name for code in ErrorCode}
+"""The names of reset codes. Protocols above ZCP/1 add theirs."""
 
 
 class ZCServerError(Exception):
@@ -61,14 +66,12 @@ class PeerTimeoutError(ConnectionLostError, TimeoutError):
 class StreamResetError(TransferError):
     """One end gave this stream up; the connection lives on.
 
-    ``code`` is an :class:`zcserver_protocol.errors.ErrorCode` (or a plain int the application chose).
+    ``code`` is an :class:`zcserver_protocol.errors.ErrorCode`, one of those in ``zcserver.file_protocol`` and
+    ``zcserver.topic_protocol``, or a plain int that the application chose.
     """
 
     def __init__(self, code: int, reason: str) -> None:
-        try:
-            name = ErrorCode(code).name
-        except ValueError:
-            name = str(code)
+        name = RESET_NAMES.get(code, str(code))
         super().__init__(f"stream reset ({name}): {reason}" if reason else f"stream reset ({name})")
         self.code = code
         self.reason = reason

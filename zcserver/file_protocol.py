@@ -11,8 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from zcserver.errors import RESET_NAMES
 from zcserver_protocol.control import MAX_INTEGER, MIN_INTEGER
-from zcserver_protocol.errors import ErrorCode
 
 STAT: Final = "STAT"
 LIST: Final = "LIST"
@@ -42,18 +42,19 @@ IO_ERROR: Final = 0x107
 UNKNOWN_METHOD: Final = 0x108
 """This server does not offer that: it serves only topics, or only files."""
 
-RESET_NAMES: Final[dict[int, str]] = {
-    **{code.value: code.name for code in ErrorCode},
-    NOT_A_FILE: "NOT_A_FILE",
-    EXISTS: "EXISTS",
-    READ_ONLY: "READ_ONLY",
-    NO_SPACE: "NO_SPACE",
-    MISMATCH: "MISMATCH",
-    NOT_EMPTY: "NOT_EMPTY",
-    NOT_A_DIRECTORY: "NOT_A_DIRECTORY",
-    IO_ERROR: "IO_ERROR",
-    UNKNOWN_METHOD: "UNKNOWN_METHOD",
-}
+RESET_NAMES.update(
+    {
+        NOT_A_FILE: "NOT_A_FILE",
+        EXISTS: "EXISTS",
+        READ_ONLY: "READ_ONLY",
+        NO_SPACE: "NO_SPACE",
+        MISMATCH: "MISMATCH",
+        NOT_EMPTY: "NOT_EMPTY",
+        NOT_A_DIRECTORY: "NOT_A_DIRECTORY",
+        IO_ERROR: "IO_ERROR",
+        UNKNOWN_METHOD: "UNKNOWN_METHOD",
+    }
+)
 
 STAGING: Final = ".zcserver"
 """In the top of a writable root: uploads on their way. A name that is never listed, read or written through

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from zcserver.errors import RESET_NAMES
+
 PUBLISH: Final = "PUBLISH"
 SUBSCRIBE: Final = "SUBSCRIBE"
 POSITION: Final = "POSITION"
@@ -18,6 +20,8 @@ TOO_SLOW: Final = 0x120
 """The subscriber asked to be disconnected rather than miss something, and would have missed something."""
 SUPERSEDED: Final = 0x121
 """The same publisher has connected again: this is its stream of before."""
+
+RESET_NAMES.update({TOO_SLOW: "TOO_SLOW", SUPERSEDED: "SUPERSEDED"})
 
 LATEST: Final = "latest"
 EARLIEST: Final = "earliest"

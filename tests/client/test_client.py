@@ -383,7 +383,7 @@ async def test_what_a_descriptor_gives_is_sent_to_its_end(served, local, make_co
 async def test_a_put_can_insist_on_what_it_replaces(served, make_context):
     async with client_for(served, make_context) as client:
         await client.put(b"one", "/file", create=True)
-        with pytest.raises(StreamResetError) as caught:
+        with pytest.raises(StreamResetError, match=r"\(EXISTS\)") as caught:
             await client.put(b"two", "/file", create=True)
         assert caught.value.code == EXISTS
         with pytest.raises(StreamResetError) as caught:

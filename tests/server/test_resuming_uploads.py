@@ -298,7 +298,9 @@ async def test_what_a_disk_has_failed_to_take_is_not_gone_on_with(served, make_c
     assert content_of(served) == {"file": CONTENT}
 
 
-async def test_uploads_that_make_room_go_although_the_one_that_needs_it_is_given_up(served, make_context):
+async def test_uploads_that_make_room_go_although_the_one_that_needs_it_is_given_up(
+    served, make_context, monkeypatch
+):
     class EndingDisk(Disk):
         def remove(self, *arguments):
             anyio.from_thread.run_sync(files.stream.reset)
@@ -309,7 +311,8 @@ async def test_uploads_that_make_room_go_although_the_one_that_needs_it_is_given
         async with connected(files, make_context) as connection:
             for number in range(3):
                 await interrupt(files, connection, f"/{number}")
-            stream = await connection.open(PUT, "/huge", size=1 << 60)
+            monkeypatch.setattr("os.fstatvfs", lambda fd: SimpleNamespace(f_bavail=0, f_frsize=4096))
+            stream = await connection.open(PUT, "/huge", size=1)
             with refused(ErrorCode.CANCELLED):
                 await stream.response()
             await until(lambda: files.active == 0)
@@ -336,6 +339,15 @@ async def test_they_make_room_on_a_full_disk(served, files, make_context, monkey
         with refused(NO_SPACE):
             await put(connection, "/larger", CONTENT + b"!")
     assert content_of(served) == {"other": CONTENT}
+
+
+async def test_they_stay_when_what_they_hold_would_not_be_enough(served, files, make_context):
+    async with connected(files, make_context) as connection:
+        await interrupt(files, connection)
+        with refused(NO_SPACE):
+            await put(connection, "/huge", b"", size=1 << 60)
+        assert await go_on(connection) > 0
+    assert content_of(served) == {"file": CONTENT}
 
 
 async def test_they_go_when_an_upload_of_unknown_size_has_filled_the_disk(served, make_context):

@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from zcserver.errors import ConnectionLostError, StreamResetError
-from zcserver.file_protocol import RESET_NAMES
+from zcserver.errors import RESET_NAMES, ConnectionLostError, StreamResetError
 from zcserver_protocol.errors import ErrorCode
 
 LogFormat = Literal["text", "json"]

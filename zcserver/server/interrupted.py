@@ -64,6 +64,11 @@ class InterruptedUploads:
         """Keep it for the next ``take``."""
         self._kept[upload.wanted] = self._clock(), upload
 
+    @property
+    def nbytes(self) -> int:
+        """What they hold on disk."""
+        return sum(upload.written for _, upload in self._kept.values())
+
     def surplus(self) -> list[Upload]:
         """Keep those no longer that are too old or too many, and return them."""
         oldest = self._clock() - self._seconds

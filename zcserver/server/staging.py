@@ -115,12 +115,14 @@ class Wanted:
 class Upload:
     """Call ``begin``, ``write`` with pieces in order, then ``commit``; ``discard`` at any time instead.
 
-    ``written`` counts its bytes so far. While it is ``unfinished``, one may ``begin`` again and go on behind
-    them. All block on the disk: call them in a thread, one at a time; StreamResetError is for the peer.
+    ``written`` counts its bytes so far, ``shortfall`` those that the disk had too few at ``begin``. While it
+    is ``unfinished``, one may ``begin`` again and go on behind them. All block on the disk: call them in a
+    thread, one at a time; StreamResetError is for the peer.
     """
 
     def __init__(self, root: Root, staging: Staging, wanted: Wanted) -> None:
         self.written = 0
+        self.shortfall = 0
         self.wanted = wanted
         self._root = root
         self._staging = staging
@@ -165,7 +167,8 @@ class Upload:
     def _check_space(self) -> None:
         room = os.fstatvfs(self._staging.fd)
         missing = (self.wanted.size or 0) - self.written
-        if room.f_bavail * room.f_frsize < missing:
+        self.shortfall = max(0, missing - room.f_bavail * room.f_frsize)
+        if self.shortfall:
             reason = f"the server's disk has no {missing} bytes left for {shown(self._path)}"
             raise StreamResetError(NO_SPACE, reason)
 

@@ -85,14 +85,13 @@ class Writer:
         await stream.end()
 
     async def _begin(self, upload: Upload) -> None:
-        """If the disk is full, what was kept for others makes room."""
+        """If the disk is too full, what was kept for others makes room, should that be enough."""
         try:
             await self._in_thread(upload.begin)
         except StreamResetError as error:
-            kept = self._interrupted.clear() if error.code == NO_SPACE else []
-            if not kept:
+            if error.code != NO_SPACE or upload.shortfall > self._interrupted.nbytes:
                 raise
-            await self._discard(kept)
+            await self._discard(self._interrupted.clear())
             await self._in_thread(upload.begin)
 
     async def _put_away(self, upload: Upload, stream: Stream, refusal: StreamResetError | None) -> None:
@@ -100,7 +99,7 @@ class Writer:
         if _to_be_kept(upload, stream.failed, refusal):
             self._interrupted.keep(upload)
             await self._discard(self._interrupted.surplus())
-        elif refusal is not None and refusal.code == NO_SPACE:  # for the next try
+        elif refusal is not None and refusal.code == NO_SPACE and not upload.shortfall:  # for the next try
             await self._discard([upload, *self._interrupted.clear()])
         else:
             await self._discard([upload])
