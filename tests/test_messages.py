@@ -239,6 +239,39 @@ async def test_no_message_overtakes_its_reply_when_the_socket_was_full_amid_earl
     assert peer.messages == {first.id: [b"content"], second.id: [b"content"]}
 
 
+@pytest.mark.parametrize("most", [1, 13, 40])
+async def test_frames_that_go_together_arrive_whole_however_little_the_socket_takes(
+    make_context, kernel, most
+):
+    class Sipping(type(kernel)):
+        def send(self, sock, data, flags=0):
+            return super().send(sock, data[:most], flags)
+
+        def sendmsg(self, sock, buffers, flags=0):
+            return super().sendmsg(sock, [b"".join(buffers)[:most]], flags)
+
+    async def echo(stream):
+        await stream.reply(path=stream.path)
+        async for message in stream:
+            await stream.send(bytes(message))
+
+    async def converse(connection, path):
+        stream = await connection.open("ECHO", path)
+        for number in range(10):
+            await stream.send(path.encode() * number)
+            assert bytes(await stream.receive()) == path.encode() * number
+
+    context = make_context(kernel=Sipping())
+    with deadline():
+        async with (
+            zcserver.serve(echo, port=0, context=context) as server,
+            zcserver.connect(port=server.port, context=context) as connection,
+            anyio.create_task_group() as tasks,
+        ):
+            for path in ("/one", "/two", "/three"):
+                tasks.start_soon(converse, connection, path)
+
+
 async def test_a_refusal_continues_the_control_frames_before_it(make_context, kernel):
     socket = narrow(kernel)
 

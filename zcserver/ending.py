@@ -190,7 +190,8 @@ class Ending:
         self._fail_streams(self.error)  # the application need not wait until the socket is closed
         try:
             if answer:
-                self._lanes.send_control(memoryview(answer), False)
+                self._lanes.control = memoryview(answer)
+                self._lanes.send_control(False)
             else:
                 self._sender.farewell()
             self._sock.shutdown(socket.SHUT_WR)

@@ -33,7 +33,10 @@ _put_iovec = IOVEC.pack_into
 
 
 class Lanes:
-    """The socket's end of the sender: ``train`` holds framed, not yet fully written frames in wire order."""
+    """The socket's end of the sender: ``train`` holds framed, not yet fully written frames in wire order.
+
+    ``control`` are the control frames to be written before them, by one system call with what is copied.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Lanes:
         statistics: TransferStatistics,
     ) -> None:
         self.train: deque[Frame] = deque()
+        self.control = memoryview(b"")
         self.written = 0  # DATA-frame bytes handed to the socket
         self._sock = sock
         self._fd = sock.fileno()
@@ -54,14 +58,19 @@ class Lanes:
         self._iovec = IoVec(PIECE_SLOTS)
         self._refused = False  # vmsplice, since this connection began
 
-    def send_control(self, control: memoryview, more: bool) -> memoryview:
-        """Write control frames; return what the socket did not take.
+    def send_control(self, more: bool) -> None:
+        """Write the control frames.
 
         ``more``: the train follows at once, so that both may arrive together and wake the peer once.
         """
-        sent = self._kernel.send(self._sock, control, socket.MSG_MORE if more else 0)
+        self._control_sent(self._kernel.send(self._sock, self.control, socket.MSG_MORE if more else 0))
+
+    def _control_sent(self, nbytes: int) -> int:
+        """So many bytes are in the socket, control frames first; return how many of them were not."""
+        sent = min(nbytes, len(self.control))
+        self.control = self.control[sent:]
         self._statistics.control_bytes += sent
-        return control[sent:]
+        return nbytes - sent
 
     def send_train(self, one_frame: bool) -> None:
         """Write from the head of the train by the lane that suits it.
@@ -149,7 +158,7 @@ class Lanes:
         return position >> 4, total, frames
 
     def _send_copies(self, one_frame: bool, lane: int) -> None:
-        buffers: list[Any] = []
+        buffers: list[Any] = [self.control] if self.control else []
         total = 0
         for frame in self.train:
             if frame.lane != lane or total >= _COPY_BYTES or len(buffers) >= _COPY_BUFFERS:
@@ -160,6 +169,8 @@ class Lanes:
             total += frame.nbytes - frame.sent
         sent = self._kernel.sendmsg(self._sock, buffers)
         buffers.clear()  # memory can only come home when no view of it is left
+        if self.control:
+            sent = self._control_sent(sent)
         self._advance(sent, COPY)
 
     def _send_file(self) -> None:

@@ -13,7 +13,7 @@ from zcserver_protocol.codec import Codec
 from .framing import Channel, Checksum, Framer
 from .lanes import Lanes
 from .ledger import Ledger
-from .message import Outgoing
+from .message import COPY, Outgoing
 from .slab import HeaderPages
 from .statistics import TransferStatistics
 
@@ -40,12 +40,11 @@ class Sender:
         self._train = lanes.train
         self._ready = self.framer.ready
         self._statistics = statistics
-        self._control = memoryview(b"")
 
     @property
     def idle(self) -> bool:
         """Nothing is queued, on the train or unacknowledged."""
-        return not self.ledger and not self._ready and not self._control
+        return not self.ledger and not self._ready and not self._lanes.control
 
     @property
     def loaded(self) -> bool:
@@ -74,10 +73,12 @@ class Sender:
                 if not train or not train[0].sent or not train[0].rest:
                     # To the last frame that is due: behind what the full socket left of the ones before,
                     # a REPLY may have come whose stream's DATA is on the train.
-                    while self._control or codec.control_pending:
-                        if not self._control:
-                            self._control = memoryview(codec.take_control())
-                        self._control = lanes.send_control(self._control, bool(train))
+                    while lanes.control or codec.control_pending:
+                        if not lanes.control:
+                            lanes.control = memoryview(codec.take_control())
+                        if train and train[0].lane == COPY and not codec.control_pending:
+                            break  # by the same system call
+                        lanes.send_control(bool(train))
                 if train:
                     lanes.send_train(codec.control_pending)
                 elif not codec.control_pending:
@@ -90,8 +91,8 @@ class Sender:
     def farewell(self) -> None:
         """The connection ends now: write the control frames that are due, if no frame is half written."""
         if not self._train or not self._train[0].sent or not self._train[0].rest:
-            words = bytes(self._control) + self._codec.take_control()
-            self._control = self._lanes.send_control(memoryview(words), False)
+            self._lanes.control = memoryview(bytes(self._lanes.control) + self._codec.take_control())
+            self._lanes.send_control(False)
 
     # -- acknowledgement and failure -----------------------------------------------------------------
 
