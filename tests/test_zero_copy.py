@@ -1,7 +1,9 @@
 """The peer's socket holds our very pages, whatever TCP has acknowledged, and nothing was copied."""
 
 import errno
+import mmap
 import os
+import threading
 
 import anyio
 import pytest
@@ -161,3 +163,26 @@ async def test_a_file_goes_through_whatever_pipe_the_users_quota_leaves(
             await completion.wait()
         assert received == [path.read_bytes()] * 3
         assert stream.connection.statistics.file_bytes == 3 * MIB
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+async def test_a_mapping_is_read_from_the_disk_by_a_thread_and_only_while_it_is_cold(
+    make_context, kernel, tmp_path, trusting
+):
+    class Watched(type(kernel)):
+        def fault_in(self, address, length):
+            faults.append(threading.current_thread() is threading.main_thread())
+            super().fault_in(address, length)
+
+    faults: list[bool] = []
+    context = make_context(kernel=Watched())
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(MIB))
+    with path.open("rb") as file:
+        whole = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    async with joined(context, trust_peer=trusting) as ends:
+        ours, theirs = await ends.stream()
+        for part in (whole, whole, whole[MIB // 2 :], whole[:100]):
+            await ours.send(part)
+            assert bytes(await theirs.receive()) == part
+    assert faults == [False]

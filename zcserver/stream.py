@@ -11,6 +11,7 @@ from zcserver_protocol.errors import ErrorCode
 
 from .channel import Channel
 from .errors import MisuseError, PoolTimeoutError
+from .kernel.calls import address_of
 from .memory import Buffer
 from .receiving.inbox import CHUNKS, MESSAGES, UNDECIDED
 from .sending.batch import Batch
@@ -114,9 +115,8 @@ class Stream:
                 outgoing = batch_of_messages(data, address, end)
         else:
             view = as_bytes(data)
-            if self._goes_by_reference(view) and is_mapped(data):
-                # A page fault of a cold mapping reads the disk: not on the event loop (rule 10).
-                await anyio.to_thread.run_sync(self._fault_in, view)
+            if is_mapped(data):
+                await self._fault_in(view)
                 self._check_sendable()
             outgoing = self._foreign(view, end)
         self._engine.send(channel, outgoing)
@@ -153,10 +153,11 @@ class Stream:
             return Outgoing(view.nbytes, memory, view, memory.address, end)
         return Outgoing(view.nbytes, None, view, 0, end)
 
-    def _fault_in(self, view: memoryview) -> None:
-        from .kernel.calls import address_of
-
-        self._context.kernel.fault_in(address_of(view), view.nbytes)
+    async def _fault_in(self, view: memoryview) -> None:
+        """A page fault of a cold mapping reads the disk: not on the event loop (rule 10)."""
+        kernel, address = self._context.kernel, address_of(view)
+        if not kernel.resident(address, view.nbytes):
+            await anyio.to_thread.run_sync(kernel.fault_in, address, view.nbytes)
 
     def _check_sendable(self) -> None:
         channel = self._channel

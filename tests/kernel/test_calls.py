@@ -14,6 +14,7 @@ from zcserver.errors import MisuseError
 from zcserver.kernel.calls import (
     DEFAULT,
     IOVECS_AT_MOST,
+    PAGE,
     RESOLVE_BENEATH,
     RESOLVE_NO_SYMLINKS,
     IoVec,
@@ -210,6 +211,43 @@ def test_fault_in_makes_every_page_of_an_unaligned_range_resident():
 def test_fault_in_reports_memory_that_is_not_there():
     with pytest.raises(OSError, match="POPULATE_READ"):
         DEFAULT.fault_in(4096, 4096)
+
+
+@pytest.fixture(params=["populated", "copied, as before Linux 5.14"])
+def fault_in(request, monkeypatch):
+    if request.param != "populated":
+        monkeypatch.setattr("zcserver.kernel.calls.MADV_POPULATE_READ", 250)  # no such advice
+    return DEFAULT.fault_in
+
+
+def test_memory_is_resident_when_every_page_of_it_is(fault_in):
+    with mmap.mmap(-1, 8 * PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as cold:
+        start = address_of(cold)
+        fault_in(start + 2 * PAGE + 100, 4 * PAGE)  # the third page to the seventh
+        assert DEFAULT.resident(start + 2 * PAGE, 5 * PAGE)
+        assert DEFAULT.resident(start + 3 * PAGE - 1, 2)
+        assert not DEFAULT.resident(start + 2 * PAGE - 1, 2)
+        assert not DEFAULT.resident(start + 7 * PAGE - 1, 2)
+
+
+def test_memory_that_cannot_be_read_is_not_resident_and_cannot_be_faulted_in(tmp_path, fault_in):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * PAGE))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+        os.truncate(path, PAGE)
+        assert not DEFAULT.resident(address_of(mapping), 4 * PAGE)
+        with pytest.raises(OSError, match="Bad address"):
+            fault_in(address_of(mapping), 4 * PAGE)
+
+
+def test_nothing_is_resident_for_sure_where_proc_does_not_tell(monkeypatch):
+    def forbidden(*arguments):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    memory = b"x" * PAGE
+    assert DEFAULT.resident(address_of(memory), PAGE)
+    monkeypatch.setattr(os, "open", forbidden)
+    assert not DEFAULT.resident(address_of(memory), PAGE)
 
 
 def resident_pages() -> int:

@@ -49,6 +49,11 @@ TCP_CONGESTION: Final = socket.TCP_CONGESTION
 IOVEC: Final = struct.Struct("=QQ")
 IOVECS_AT_MOST: Final = 1024  # UIO_MAXIOV
 
+# Bit 63 of an entry in pagemap.
+_PRESENT: Final = 0x80
+_PRESENT_AT: Final = 7 if sys.byteorder == "little" else 0
+_TOUCHED: Final = 1 << 20  # bytes per call
+
 _SPLICE_F_NONBLOCK: Final = os.SPLICE_F_NONBLOCK
 _SYS_OPENAT2: Final = 437  # the same on every architecture that CPython supports
 
@@ -188,15 +193,36 @@ class Kernel:
         """Advise on ``length`` bytes from ``start``, a multiple of the page size. Holds the GIL."""
         mapping.madvise(advice, start, length)
 
+    def resident(self, address: int, length: int) -> bool:
+        """Whether this process can read all these pages without a fault, and so without waiting for a disk.
+
+        By its page tables (proc_pid_pagemap(5)); mincore(2) says yes of files that the user may not write to.
+        False where /proc does not tell.
+        """
+        first = address // PAGE
+        count = (address + length - 1) // PAGE - first + 1
+        try:
+            fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            entries = os.pread(fd, 8 * count, 8 * first)
+        finally:
+            os.close(fd)
+        return len(entries) == 8 * count and min(entries[_PRESENT_AT::8]) >= _PRESENT
+
     def fault_in(self, address: int, length: int) -> None:
         """Read the pages into memory without the GIL: for threads that warm up cold mappings.
 
-        ``EINVAL`` before Linux 5.14; ``EFAULT`` where touching the memory would be a ``SIGBUS``.
+        ``EFAULT`` where touching the memory would be a ``SIGBUS``.
         """
         start = address & -PAGE
         pointer = ffi.cast(_POINTER, start)
         while _libc.madvise(pointer, address + length - start, MADV_POPULATE_READ) < 0:
             number = ffi.errno
+            if number == errno.EINVAL:
+                _touch(address, length)
+                return
             if number not in (errno.EINTR, errno.EAGAIN):
                 raise _error(number, "madvise(MADV_POPULATE_READ)")
 
@@ -216,6 +242,18 @@ class Kernel:
                 return fd
             if number != errno.EINTR:
                 raise OSError(number, os.strerror(number), path)
+
+
+def _touch(address: int, length: int) -> None:
+    """What :meth:`Kernel.fault_in` does before Linux 5.14: have the kernel copy the memory, to no purpose."""
+    fd = os.memfd_create("zcserver-touch", os.MFD_CLOEXEC)
+    try:
+        while length > 0:
+            count = os.pwrite(fd, _buffer(ffi.cast(_POINTER, address), min(length, _TOUCHED)), 0)
+            address += count
+            length -= count
+    finally:
+        os.close(fd)
 
 
 DEFAULT: Final = Kernel()
