@@ -420,7 +420,10 @@ class Engine:
             case events.Acked():
                 self.sender.acknowledged(event.upto)
             case events.Credited():
-                self._framer.make_ready(event.stream.owner)
+                channel = event.stream.owner
+                self._framer.make_ready(channel)
+                if channel.room_below >= 0:
+                    channel.on_room()
             case events.Opened():
                 channel = self._channel(event.stream)
                 self._driver.stream_opened(channel)

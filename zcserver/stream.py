@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 
 from zcserver_protocol.errors import ErrorCode
+from zcserver_protocol.frames import HEADER_SIZE
 
 from .channel import Channel
 from .errors import MisuseError, PoolTimeoutError
@@ -208,16 +209,34 @@ class Stream:
         """Return when :meth:`send` would not wait, or when the stream is over."""
         await self._wait_for_room()
 
+    @property
+    def credit(self) -> int:
+        """How many bytes more the peer takes now, if they are one frame."""
+        state = self._channel.state
+        return max(0, state.send_credit - state.send_wire - HEADER_SIZE)
+
+    async def wait_for_demand(self) -> None:
+        """Return when the peer takes more than was sent, or when the stream is over.
+
+        For those who make what they send: it need not be in memory before it can leave.
+        """
+        channel = self._channel
+        while (channel.outgoing or not self.credit) and channel.error is None:
+            await self._wait_for_news_of_room()
+
     async def _wait_for_room(self) -> None:
         """Until half of what may queue is gone: a wake-up for every frame would cost more than the frame."""
         channel = self._channel
         while (channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES) and (
             channel.error is None
         ):
-            if self._room is None:
-                self._room = anyio.Event()
-                channel.room_below = self._high_water >> 1
-            await self._room.wait()
+            await self._wait_for_news_of_room()
+
+    async def _wait_for_news_of_room(self) -> None:
+        if self._room is None:
+            self._room = anyio.Event()
+            self._channel.room_below = self._high_water >> 1
+        await self._room.wait()
 
     def _on_room(self) -> None:
         room, channel = self._room, self._channel

@@ -109,7 +109,7 @@ class Reader:
             arguments.text(stream, "validator"),
             offset,
             length,
-            -1 if stable else min(_SMALL, pace.piece),
+            -1 if stable else min(_SMALL, pace.piece, stream.credit),
         )
         try:
             file, due, content = self._begin(wanted, cached=True)
@@ -209,6 +209,7 @@ class Reader:
             while offset < end:
                 count = min(_PIECE, end - offset)
                 await pace.spend(count)
+                await stream.wait_for_demand()
                 data = await self._in_thread(
                     stream.path, self._read_hashed, file.fd, count, offset, hasher, stream.path
                 )
