@@ -7,11 +7,13 @@ import pytest
 from tests.transport.recorders import KIB, MIB, Recorder, paired, until
 
 pytestmark = pytest.mark.asyncio
+# What a receiver with a window of 128 KiB lets a sender have in flight, with headers.
+ON_THEIR_WAY = 129 * KIB
 
 
-async def test_the_default_high_water_mark_is_a_window(make_context):
+async def test_the_default_high_water_mark_is_a_mebibyte(make_context):
     async with paired(make_context(window=2 * MIB), make_context()) as pair:
-        assert pair.left.get_write_buffer_limits() == (512 * KIB, 2 * MIB)
+        assert pair.left.get_write_buffer_limits() == (256 * KIB, MIB)
         for limits, expected in (
             ({"high": 100}, (25, 100)),
             ({"low": 100}, (100, 400)),
@@ -42,21 +44,41 @@ async def test_a_writer_is_paused_above_the_high_water_mark_and_resumed_at_the_l
         pair.right.pause_reading()
         pair.left.set_write_buffer_limits(high=MIB, low=300 * KIB)
         while "pause_writing" not in pair.client.calls:
-            assert pair.left.get_write_buffer_size() <= MIB
+            assert pair.left.get_write_buffer_size() <= MIB + ON_THEIR_WAY
             pair.left.write(b"x" * 50 * KIB)
-        assert MIB < pair.left.get_write_buffer_size() <= MIB + 50 * KIB
+        assert MIB < pair.left.get_write_buffer_size() <= MIB + ON_THEIR_WAY + 50 * KIB
         pair.left.write(b"x" * 50 * KIB)
         assert pair.client.calls == ["connection_made", "pause_writing"], "it was paused twice"
         pair.right.resume_reading()
         await until(lambda: sizes)
-        assert sizes[0] <= 300 * KIB
+        assert sizes[0] <= 300 * KIB + ON_THEIR_WAY
         await until(lambda: pair.left.get_write_buffer_size() == 0)
         assert len(sizes) == 1
 
 
+async def test_what_is_in_flight_does_not_pause_a_writer(pair):
+    pair.left.set_write_buffer_limits(high=0)
+    for _ in range(50):
+        pair.left.write(b"x" * KIB)
+    assert pair.left.get_write_buffer_size() >= 50 * KIB
+    assert pair.client.calls == ["connection_made"]
+    await until(lambda: len(pair.server.data) == 50 * KIB)
+    assert pair.client.calls == ["connection_made"]
+
+
+async def test_a_paused_writer_is_resumed_although_the_mark_was_moved(make_context):
+    async with paired(make_context(), make_context(stream_window=128 * KIB)) as pair:
+        pair.right.pause_reading()
+        pair.left.write(b"x" * 2 * MIB)
+        assert pair.client.calls == ["connection_made", "pause_writing"]
+        pair.left.set_write_buffer_limits(high=0)
+        pair.right.resume_reading()
+        await until(lambda: "resume_writing" in pair.client.calls)
+
+
 async def test_lowering_the_mark_pauses_a_writer_that_is_above_it(pair):
     pair.right.pause_reading()
-    pair.left.write(b"x" * 100 * KIB)
+    pair.left.write(b"x" * MIB)
     assert "pause_writing" not in pair.client.calls
     pair.left.set_write_buffer_limits(high=10 * KIB)
     assert "pause_writing" in pair.client.calls
@@ -110,19 +132,27 @@ async def test_one_stopped_reader_does_not_stop_the_other_direction(make_context
         assert pair.server.data == b""
 
 
-async def test_errors_in_flow_control_callbacks_are_reported_and_cost_nothing(make_context):
-    class Failing(Recorder):
-        def pause_writing(self):
-            raise ZeroDivisionError
+class Failing(Recorder):
+    def pause_writing(self):
+        raise ZeroDivisionError
 
-        def resume_writing(self):
-            raise ZeroDivisionError
+    def resume_writing(self):
+        raise ZeroDivisionError
 
+
+class Without(Recorder):
+    def __getattribute__(self, name):
+        if name in ("pause_writing", "resume_writing"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("kind", [Failing, Without])
+async def test_errors_in_flow_control_callbacks_are_reported_and_cost_nothing(make_context, kind):
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context["message"]))
-    async with paired(make_context(), make_context(), client=Failing) as pair:
-        pair.left.set_write_buffer_limits(high=1000)
-        pair.left.write(b"x" * 10_000)
-        await until(lambda: len(pair.server.data) == 10_000 and len(errors) == 2)
+    async with paired(make_context(), make_context(), client=kind) as pair:
+        pair.left.write(b"x" * 3 * MIB)
+        await until(lambda: len(pair.server.data) == 3 * MIB and len(errors) == 2)
         assert errors == ["protocol.pause_writing() failed", "protocol.resume_writing() failed"]
         assert not pair.left.is_closing()

@@ -71,6 +71,12 @@ class Input:
         self.calling = "buffer_updated"
         self._protocol.buffer_updated(len(view))
 
+    def skip(self) -> None:
+        """Take what there is, for nobody."""
+        self._rest = None
+        while self._inbox.take_chunk() is not None:
+            pass
+
     def grant(self) -> None:
         """What was taken may be followed by more."""
         if self._inbox.grant_due:

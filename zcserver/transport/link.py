@@ -25,6 +25,9 @@ from zcserver_protocol.errors import ErrorCode
 BYTE_STREAM: Final = "BYTES"
 """The method of the stream that carries a byte stream."""
 
+# A timer that comes so many seconds late tells of a loop that was kept from its work.
+_LATE: Final = 0.1
+
 log = logging.getLogger("zcserver")
 
 
@@ -74,8 +77,7 @@ class Link:
         self.detach = self._loop.detach
         self.engine = engine = Engine(sock, role, context, self.principal, self)
         engine.statistics.congestion_control = congestion
-        seconds = context.limits.handshake_seconds
-        self._deadline = asyncio.get_running_loop().call_later(seconds, self._too_late, seconds)
+        self._deadline = self._within(context.limits.handshake_seconds)
         self._loop.attach(sock.fileno(), engine.on_readable, engine.on_writable, engine.on_time)
         engine.start()
 
@@ -96,10 +98,18 @@ class Link:
         """Drop the connection now."""
         self.engine.abort(error or ConnectionLostError(f"the connection {self.name} was aborted by this end"))
 
-    def _too_late(self, seconds: float) -> None:
+    def _within(self, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, self._too_late, self.time() + seconds)
+
+    def _too_late(self, due: float) -> None:
+        late = self.time() - due
+        if late > _LATE:  # this loop was busy elsewhere: the peer's answer may wait to be read
+            self._deadline = self._within(late)
+            return
         what = "did not answer" if self._client else "did not ask for a byte stream"
-        late = HandshakeError(f"{self.name} {what} within {seconds:g} s: is it a zcserver?")
-        self.abort(self.engine.error or late)  # it may be known already what it is instead
+        seconds = self.context.limits.handshake_seconds
+        error = HandshakeError(f"{self.name} {what} within {seconds:g} s: is it a zcserver?")
+        self.abort(self.engine.error or error)  # it may be known already what it is instead
 
     # -- what the engine calls (see engine.Driver) ---------------------------------------------------
 

@@ -57,6 +57,11 @@ class Output:
         return self._joining_bytes + self._engine.unacknowledged(self._channel)
 
     @property
+    def waiting(self) -> int:
+        """Bytes that are not on their way yet, for want of credit, window or room in the socket."""
+        return self._joining_bytes + self._channel.queued
+
+    @property
     def undelivered(self) -> bool:
         """Something that was written will never arrive."""
         if self._link.over or self._channel.error is not None:
@@ -88,6 +93,11 @@ class Output:
         joining.clear()
         self._joining_bytes = 0
         self._send(Outgoing(len(data), None, memoryview(data)))
+
+    def flush(self) -> None:
+        """Hand over what was written, and write of it what may be written now."""
+        self.push()
+        self._engine.flush()
 
     def _send(self, outgoing: Outgoing) -> None:
         self._last = outgoing

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from zcserver.channel import Channel
 from zcserver.context import Context
-from zcserver.errors import HandshakeError
+from zcserver.errors import ConnectionLostError, HandshakeError
 from zcserver.kernel.sockets import begin_unpaced, settle
 from zcserver.listeners import EXHAUSTED, SocketFile, listen_unix
 
@@ -141,7 +141,10 @@ class ZeroCopyServer(asyncio.AbstractServer):
     def _put_transport(self, link: Link, channel: Channel) -> None:
         try:
             protocol = self._factory()
-        except Exception as error:  # noqa: BLE001 – the program's: it costs this connection
+        except (SystemExit, KeyboardInterrupt):
+            link.abort()
+            raise
+        except BaseException as error:  # noqa: BLE001 – the program's: it costs this connection
             self._loop.call_exception_handler(
                 {"message": "Error on transport creation for incoming connection", "exception": error}
             )
@@ -268,7 +271,10 @@ async def create_unix_server(
     if path is not None:
         if sock is not None:
             raise ValueError("path and sock can not be specified at the same time")
-        sock = listen_unix(os.fspath(path), backlog).sock
+        try:
+            sock = listen_unix(os.fspath(path), backlog).sock
+        except ConnectionLostError as error:
+            raise error.__cause__ or error from None  # asyncio's programs look at its class and errno
     elif sock is None:
         raise ValueError("path was not specified, and no sock specified")
     else:

@@ -11,7 +11,6 @@ from zcserver.errors import ConnectionLostError, MisuseError, StreamLostError, S
 from zcserver.memory import Buffer
 from zcserver.sending.completion import Completion
 from zcserver.sending.message import Outgoing
-from zcserver_protocol.errors import ErrorCode
 
 from .input import Input
 from .link import Link
@@ -19,6 +18,7 @@ from .output import Output, bytes_to_write
 
 # asyncio's own: writes to a lost connection are ignored, and from the fifth on a line is logged for each.
 _LOST_WRITES: Final = 5
+_HIGH_WATER: Final = 1 << 20
 
 log = logging.getLogger("asyncio")
 
@@ -27,9 +27,8 @@ class ZeroCopyTransport(asyncio.Transport):
     """The bytes of a ``Protocol`` or ``BufferedProtocol``, carried by reference where that is allowed.
 
     Made by :func:`zcserver.create_connection`, :func:`zcserver.create_server` and their kin, on asyncio and
-    uvloop. It means what asyncio's transports mean, except that the write buffer counts what the *peer* has
-    not acknowledged, in flight or not; its high-water mark is one window by default. See docs/embedding.md
-    for who owns what is written, and for the few differences. ``begun`` is done after ``connection_made``,
+    uvloop. It means what asyncio's transports mean. See docs/embedding.md for who owns what is written, and
+    for the few differences. ``begun`` is done after ``connection_made``,
     ``on_lost`` is called after ``connection_lost``: for whoever made it.
 
     ``get_extra_info`` knows ``socket``, ``peername``, ``sockname``, and of ours ``lane`` (how pool buffers
@@ -73,7 +72,7 @@ class ZeroCopyTransport(asyncio.Transport):
         self.on_lost: Callable[[ZeroCopyTransport], object] = lambda transport: None
         link.delivered = self._deliver
         link.ended = self._link_ended
-        channel.on_news = self._deliver_soon
+        channel.on_news = channel.on_room = self._deliver_soon
         self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -104,7 +103,7 @@ class ZeroCopyTransport(asyncio.Transport):
 
     def __repr__(self) -> str:
         state = "closed" if self._lost else "closing" if self._closing else "open"
-        return f"<ZeroCopyTransport {self._link.name} {state} unacknowledged={self._output.size}>"
+        return f"<ZeroCopyTransport {self._link.name} {state} unacknowledged={self.get_write_buffer_size()}>"
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -167,6 +166,11 @@ class ZeroCopyTransport(asyncio.Transport):
         self._check_writable()
         return self._output.send_file(fd, offset, nbytes)
 
+    @property
+    def _sendfile_compatible(self) -> Any:
+        """What ``loop.sendfile`` asks for. Programs know this answer: they send the file themselves then."""
+        raise NotImplementedError("give zcserver.sendfile this transport, not loop.sendfile")
+
     async def acquire(self, nbytes: int, timeout: float | None = None) -> Buffer:
         """A page-aligned pool buffer of ``nbytes`` for this peer: fill its ``view``, then write or send it.
 
@@ -210,8 +214,7 @@ class ZeroCopyTransport(asyncio.Transport):
     def _push(self) -> None:
         self._push_scheduled = False
         if not self._lost:
-            self._output.push()
-            self._link.engine.flush()
+            self._output.flush()
 
     def _write_in_vain(self, data: Any) -> None:
         if data.__class__ is Buffer:
@@ -228,17 +231,20 @@ class ZeroCopyTransport(asyncio.Transport):
     # -- flow control --------------------------------------------------------------------------------
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """When to call ``pause_writing`` and ``resume_writing``, in bytes not acknowledged by the peer.
+        """When to call ``pause_writing`` and ``resume_writing``, in bytes that wait to be sent.
 
-        The default is a window: what may be in flight. Far less than that is stop-and-wait.
+        What is in flight does not count: a window of that comes before (see :class:`Context`). The default
+        is 1 MiB: what leaves at once.
         """
         if high is None:
-            high = self._link.context.limits.window if low is None else 4 * low
+            high = _HIGH_WATER if low is None else 4 * low
         if low is None:
             low = high // 4
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         self._high, self._low = high, low
+        if self._writing_paused:
+            self._channel.room_below = low
         self._maybe_pause_writing()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -246,25 +252,30 @@ class ZeroCopyTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         """Bytes written that the peer has not acknowledged; frame headers count while in flight."""
-        return self._output.size
+        return 0 if self._lost else self._output.size
 
     def _maybe_pause_writing(self) -> None:
-        if not self._writing_paused and self._output.size > self._high:
+        if self._writing_paused or self._lost or self._output.waiting <= self._high:
+            return
+        self._output.flush()
+        if self._output.waiting > self._high:
             self._writing_paused = True
-            self._call_flow(self._protocol.pause_writing)
+            self._channel.room_below = self._low
+            self._call_flow("pause_writing")
 
     def _maybe_resume_writing(self) -> None:
-        if self._output.size <= self._low:
+        if self._output.waiting <= self._low:
             self._writing_paused = False
-            self._call_flow(self._protocol.resume_writing)
+            self._channel.room_below = -1
+            self._call_flow("resume_writing")
 
-    def _call_flow(self, callback: Any) -> None:
+    def _call_flow(self, name: str) -> None:
         try:
-            callback()
+            getattr(self._protocol, name)()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 – the protocol's own; asyncio reports it and goes on
-            self._report(error, f"protocol.{callback.__name__}() failed")
+            self._report(error, f"protocol.{name}() failed")
 
     def is_reading(self) -> bool:
         return not self._closing and not self._reading_paused
@@ -305,7 +316,9 @@ class ZeroCopyTransport(asyncio.Transport):
         try:
             while not self._reading_paused and not self._closing and source.deliver():
                 pass
-            if not self._reading_paused and not self._closing:
+            if self._closing:  # the peer may have to be rid of it before it takes our last bytes
+                source.skip()
+            if self._closing or not self._reading_paused:
                 source.grant()
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -335,15 +348,13 @@ class ZeroCopyTransport(asyncio.Transport):
 
     def _failure(self) -> BaseException | None:
         """What broke the stream off, unless the peer has only closed it and nothing is amiss."""
-        if self._link.error is not None:
-            return as_lost(self._link.error)
-        error = self._channel.error
-        if error is None or (self._link.over and not self._output.undelivered):
-            return None
-        closed = isinstance(error, StreamResetError) and error.code == ErrorCode.CANCELLED
-        if closed and self._input.ended and not self._output.undelivered:
-            return None
-        return as_lost(error)
+        undelivered = self._output.undelivered
+        if self._input.ended and not undelivered:
+            return None  # whatever became of the peer after its last byte
+        error = self._link.error
+        if error is None and (undelivered or not self._link.over):
+            error = self._channel.error
+        return None if error is None else as_lost(error)
 
     @property
     def _peer_gone(self) -> bool:
@@ -366,6 +377,7 @@ class ZeroCopyTransport(asyncio.Transport):
         if self._channel.error is None:
             self._output.push()
         self._link.close()
+        self._deliver_soon()  # nobody will read what is here
 
     def abort(self) -> None:
         """Drop the connection now; what the peer has not acknowledged may be lost."""
@@ -387,6 +399,8 @@ class ZeroCopyTransport(asyncio.Transport):
             return
         self._closing = self._lost = True
         self._loop.call_soon(self._connection_lost, error)
+        if self._channel.error is None and not self._link.over:
+            self._output.flush()  # last words: the socket would have had them already
         if self._link.over:
             return
         if isinstance(error, StreamLostError):
