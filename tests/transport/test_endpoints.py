@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 
@@ -10,7 +11,7 @@ import pytest
 import zcserver
 from tests.raw_peer import RawPeer, deadline, dial
 from tests.transport.recorders import MIB, Recorder, serving, until
-from zcserver.transport.link import BYTE_STREAM
+from zcserver.transport.link import BYTE_STREAM, Link
 from zcserver_protocol.errors import ErrorCode
 
 pytestmark = pytest.mark.asyncio
@@ -155,6 +156,15 @@ async def test_an_address_in_use_is_asyncios_own_error(make_context):
         await zcserver.create_server(asyncio.Protocol, *taken.getsockname(), context=make_context())
 
 
+async def test_a_unix_socket_that_cannot_be_is_asyncios_own_error(make_context, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        await zcserver.create_unix_server(Recorder, tmp_path / "no" / "socket", context=make_context())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="in use") as caught:
+        await zcserver.create_unix_server(Recorder, tmp_path / "file", context=make_context())
+    assert caught.value.errno == errno.EADDRINUSE
+
+
 async def test_tls_is_refused_with_the_way_out():
     for function in (zcserver.create_connection, zcserver.create_server):
         with pytest.raises(zcserver.MisuseError, match="leave ssl out"):
@@ -202,9 +212,10 @@ async def test_a_byte_stream_that_is_given_up_in_the_same_breath_gets_no_protoco
     assert "changed my mind" in caplog.text
 
 
-async def test_a_factory_that_fails_costs_its_connection_and_is_reported(make_context):
+@pytest.mark.parametrize("kind", [ZeroDivisionError, asyncio.CancelledError])
+async def test_a_factory_that_fails_costs_its_connection_and_is_reported(make_context, kind):
     def factory():
-        raise ZeroDivisionError
+        raise kind
 
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context["message"]))
@@ -214,7 +225,7 @@ async def test_a_factory_that_fails_costs_its_connection_and_is_reported(make_co
         assert errors == ["Error on transport creation for incoming connection"]
     context = make_context()
     async with serving(zcserver.create_server(Recorder, "127.0.0.1", 0, context=context)) as server:
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(kind):
             await zcserver.create_connection(factory, *address_of(server), context=make_context())
 
 
@@ -243,6 +254,18 @@ async def test_a_silent_server_is_given_up_at_the_deadline(make_context):
         await zcserver.create_connection(
             Recorder, *silent.getsockname(), context=make_context(handshake_seconds=0.05)
         )
+
+
+async def test_a_loop_that_was_late_itself_gives_the_peer_as_much_longer(make_context):
+    ours, theirs = socket.socketpair()
+    errors = []
+    context = make_context(handshake_seconds=60)
+    with theirs:
+        link = Link(ours, "client", context, False, lambda channel: None, errors.append)
+        link._too_late(link.time() - 30)
+        assert not errors
+        link._too_late(link.time())
+        assert "did not answer within 60 s" in str(errors[0])
 
 
 # -- the server object -------------------------------------------------------------------------------------

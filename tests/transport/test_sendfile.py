@@ -50,6 +50,11 @@ async def test_a_part_of_a_file(pair, file, offset, count):
     assert await zcserver.sendfile(pair.left, file, 3 * MIB - 5, 100) == 5
 
 
+async def test_the_loops_own_sendfile_is_refused_so_that_programs_send_the_file_themselves(pair, file):
+    with pytest.raises(NotImplementedError):
+        await asyncio.get_running_loop().sendfile(pair.left, file)
+
+
 async def test_what_is_no_file_is_read_and_written_or_refused(pair):
     source = io.BytesIO(CONTENT)
     assert await zcserver.sendfile(pair.left, source, 100, 2 * MIB) == 2 * MIB
