@@ -1,10 +1,12 @@
 """The incoming half of a transport: received pieces into ``data_received`` or the protocol's own buffers."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from zcserver.channel import Channel
 from zcserver.engine import Engine
+
+_JOINED: Final = 256 * 1024  # bytes, about as many as asyncio reads at once
 
 
 class Input:
@@ -50,12 +52,22 @@ class Input:
         if self._buffered:
             self._fill(view)
             return True
-        whole = view.obj
-        if whole.__class__ is not bytes or len(whole) != len(view):
-            whole = bytes(view)
         self.calling = "data_received"
-        self._protocol.data_received(whole)
+        self._protocol.data_received(self._joined(view))
         return True
+
+    def _joined(self, view: memoryview) -> bytes:
+        """This piece, with those that have come behind it: calls cost more than bytes."""
+        inbox = self._inbox
+        if not inbox.pieces:
+            whole = view.obj
+            return whole if whole.__class__ is bytes and len(whole) == len(view) else bytes(view)
+        views = [view]
+        nbytes = len(view)
+        while nbytes < _JOINED and (following := inbox.take_chunk()) is not None:
+            views.append(following)
+            nbytes += len(following)
+        return b"".join(views)
 
     def _fill(self, view: memoryview) -> None:
         self.calling = "get_buffer"
