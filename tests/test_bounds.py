@@ -1,12 +1,13 @@
 """What one peer can make the other end hold is bounded, and others get theirs."""
 
+import logging
 from functools import partial
 
 import anyio
 import pytest
 
 import zcserver
-from tests.raw_peer import RawPeer, deadline, until
+from tests.raw_peer import RawPeer, at_rest, deadline, serving, until
 from zcserver_protocol.errors import ErrorCode
 
 pytestmark = pytest.mark.anyio
@@ -160,3 +161,50 @@ async def test_who_has_memory_may_wait_for_the_peer_as_long_as_it_takes(make_con
             await anyio.sleep(2 * context.memory_seconds)
             await peer.send(stream, b"late")
             await until(lambda: received == [b"late"])
+
+
+async def test_streams_reset_while_the_socket_is_full_leave_nothing_behind(make_context, caplog):
+    large, handled = [], 0
+
+    async def handler(stream):
+        nonlocal handled
+        handled += 1
+        if stream.path == "/large":
+            large.append(stream)
+            await stream.send(b"x" * 16 * MIB, end=True)
+
+    context = make_context(window=32 * MIB, pool_size=64 * MIB)
+    async with zcserver.serve(handler, port=0, context=context) as server:
+        with deadline(), await RawPeer.connect(server.port) as peer:
+            theirs = await peer.open(path="/large")
+            await until(lambda: large and at_rest(large[0]))
+            for _ in range(30):
+                before = handled
+                for _ in range(100):  # in all more than Python may nest calls
+                    stream = peer.codec.open("GET", "/", {}, 0)
+                    peer.codec.reset(stream, ErrorCode.CANCELLED, "")
+                await peer.flush()
+                await until(lambda before=before: handled == before + 100)
+            await peer.read_until(lambda: theirs.recv_ended)
+            assert peer.messages[theirs.id] == [b"x" * 16 * MIB]
+    assert all(record.levelno < logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_reset_follows_the_frames_of_its_stream_and_waits_for_no_others(make_context, order):
+    class Strict(RawPeer):
+        def landed(self, stream, payload):
+            assert stream, "DATA of a stream that was reset"
+            super().landed(stream, payload)
+
+    async with serving(make_context(window=32 * MIB, pool_size=64 * MIB)) as served:
+        ours, peer, theirs = await served.peer(kind=Strict)
+        both = [(ours, theirs), *[await served.stream(peer) for _ in range(3)]]
+        for _ in range(8):
+            for ours, _ in both:
+                await ours.send(b"x" * MIB)
+        await until(lambda: at_rest(ours))
+        for ours, _ in both[::order]:
+            ours.reset(ErrorCode.CANCELLED, "")
+        await peer.read_until(lambda: all(theirs.reset_code is not None for _, theirs in both))
+        await pong(peer)

@@ -25,6 +25,7 @@ class Channel:
 
     __slots__ = (
         "error",
+        "framed_end",
         "handled",
         "inbox",
         "last_completion",
@@ -49,6 +50,7 @@ class Channel:
         self.outgoing: deque[Outgoing] = deque()
         self.ready = False
         self.queued = 0
+        self.framed_end = 0  # where its last frame ends in the connection's count of DATA bytes
         self.handled = False  # a handler works on it: closing waits for that
         self.starving = False  # waits for receive memory before it may grant credit
         self.reply: dict[str, object] | None = None

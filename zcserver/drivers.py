@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import logging
 import math
 import os
 import sys
@@ -23,6 +24,7 @@ import anyio.abc
 if TYPE_CHECKING:
     import trio
 
+_log = logging.getLogger("zcserver")
 # Reads that wait for a disk have threads of their own: those that look names up, open files or run the
 # application's calls are not to wait behind them.
 _READERS: Final = 32
@@ -123,12 +125,14 @@ class TrioLoop:
         self._armed = False
         self._deadline = math.inf
         self._deadline_moved = anyio.Event()
-        self.soon = self._token.run_sync_soon
         self.time = trio.current_time
+
+    def soon(self, callback: Callback, /) -> None:
+        self._token.run_sync_soon(_call, callback)
 
     def threadsafe(self, callback: Callback, /) -> None:
         with contextlib.suppress(self._trio.RunFinishedError):
-            self._token.run_sync_soon(callback)
+            self.soon(callback)
 
     def attach(self, fd: int, readable: Callback, writable: Callback, timeout: Callback) -> None:
         self._fd = fd
@@ -149,7 +153,7 @@ class TrioLoop:
                 await self._trio.lowlevel.wait_readable(self._fd)
             except self._trio.ClosedResourceError:
                 return
-            readable()
+            _call(readable)
 
     async def _write(self, writable: Callback) -> None:
         while self._fd >= 0:
@@ -161,7 +165,7 @@ class TrioLoop:
             except self._trio.ClosedResourceError:
                 return
             if self._armed:
-                writable()
+                _call(writable)
 
     def arm_writer(self, wanted: bool) -> None:
         self._armed = wanted
@@ -177,7 +181,7 @@ class TrioLoop:
             self._deadline_moved = anyio.Event()
             if scope.cancelled_caught and self._fd >= 0:
                 self._deadline = math.inf
-                timeout()
+                _call(timeout)
 
     def wake_at(self, deadline: float) -> None:
         self._deadline = deadline
@@ -206,6 +210,14 @@ class TrioLoop:
             limiter = self._trio.CapacityLimiter(_READERS)
             limiters.set(limiter)
             return limiter
+
+
+def _call(callback: Callback) -> None:
+    """As asyncio does: what goes wrong in a callback is logged, and ends nobody else's work."""
+    try:
+        callback()
+    except Exception:  # noqa: BLE001 – whoever is concerned has been told
+        _log.exception("a callback of zcserver's failed")
 
 
 @functools.cache

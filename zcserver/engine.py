@@ -398,8 +398,10 @@ class Engine:
         self._give_up(channel, error, partial(self._send_reset, channel, code, reason))
         self.flush_soon()
 
-    def _give_up(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
-        """The stream has failed, both ways. Frames already cut are still sent, ``then`` is called after."""
+    def _give_up(
+        self, channel: Channel, error: BaseException, then: Callable[[], object] | None = None
+    ) -> None:
+        """The stream has failed, both ways. Its frames are still sent, ``then`` is called after them."""
         channel.error = channel.error or error  # first, for the callbacks of what fails now
         self.sender.cut(channel, error, then)
         channel.fail(error)
@@ -435,7 +437,7 @@ class Engine:
             case events.Reset():
                 channel = event.stream.owner
                 error = StreamResetError(event.code, event.reason)
-                self._give_up(channel, error, lambda: None)
+                self._give_up(channel, error)
                 self._driver.changed()
             case events.Committed():
                 channel = event.stream.owner

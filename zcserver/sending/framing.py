@@ -35,6 +35,7 @@ class Channel(Protocol):
     outgoing: deque[Outgoing]
     ready: bool
     queued: int
+    framed_end: int
     room_below: int
     on_room: Callable[[], object]
 
@@ -274,6 +275,7 @@ class Framer:
         """Give the frame its place in the byte stream: from here it will be sent."""
         self._train.append(frame)
         self._ledger.add(frame)
+        channel.framed_end = frame.end
         channel.queued = queued = channel.queued - taken
         if queued <= channel.room_below:
             channel.on_room()

@@ -9,6 +9,8 @@ import contextlib
 import errno
 import socket
 from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, Final
 
@@ -49,6 +51,7 @@ class Lanes:
         self.train: deque[Frame] = deque()
         self.control = memoryview(b"")
         self.written = 0  # DATA-frame bytes handed to the socket
+        self._when_written: list[tuple[int, int, Callable[[], object]]] = []  # a heap
         self._sock = sock
         self._fd = sock.fileno()
         self._kernel = kernel
@@ -71,6 +74,13 @@ class Lanes:
         self.control = self.control[sent:]
         self._statistics.control_bytes += sent
         return nbytes - sent
+
+    def when_written(self, end: int, callback: Callable[[], object]) -> None:
+        """Call back once all DATA before ``end`` is in the socket: at once, if it is."""
+        if end <= self.written:
+            callback()
+        else:
+            heappush(self._when_written, (end, len(self._when_written), callback))
 
     def send_train(self, one_frame: bool) -> None:
         """Write from the head of the train by the lane that suits it.
@@ -222,6 +232,8 @@ class Lanes:
             train.popleft()
             if frame.written is not None:
                 frame.written()
+        while self._when_written and self._when_written[0][0] <= self.written:
+            heappop(self._when_written)[2]()
         statistics = self._statistics
         if lane == REFERENCE:
             statistics.reference_bytes += payload

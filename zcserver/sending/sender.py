@@ -113,8 +113,8 @@ class Sender:
             _bring_home(head.messages[first:count])
         self._statistics.messages_acknowledged += completed
 
-    def cut(self, channel: Channel, error: BaseException, then: Callable[[], None]) -> None:
-        """Give up what ``channel`` has queued. Frames already cut are still sent, ``then`` is called after.
+    def cut(self, channel: Channel, error: BaseException, then: Callable[[], object] | None) -> None:
+        """Give up what ``channel`` has queued. Its frames are still sent; ``then`` is called after them.
 
         A message cut in two fails, and its memory comes home, when nobody will read that memory any more.
         """
@@ -134,19 +134,8 @@ class Sender:
             else:
                 partly.doom(error)
                 frames[-1].last = True
-        train = self._lanes.train
-        if not train:
-            then()
-            return
-        barrier = train[-1]
-        before = barrier.written
-
-        def written() -> None:
-            if before is not None:
-                before()
-            then()
-
-        barrier.written = written
+        if then is not None:
+            self._lanes.when_written(channel.framed_end, then)
 
     def fail(self, error: BaseException) -> None:
         """The connection is dead and its socket closed: nothing queued, framed or in flight survives."""
