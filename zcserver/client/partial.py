@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from zcserver.file_protocol import ALGORITHM
+from zcserver.permissions import Permissions, keep_permissions, permissions_of
 
 from .hashing import hash_file
 
@@ -73,7 +74,7 @@ class PartialFile:
     def find(self) -> Beginning | None:
         """What an earlier try left. Refuses what a rename would destroy: directory, device, FIFO."""
         self.target = self.target.absolute()
-        self._kept_mode: int | None = None
+        self._replaced: Permissions | None = None
         with self._naming_target(), contextlib.suppress(FileNotFoundError):
             status = os.stat(self.target)
             if stat.S_ISDIR(status.st_mode):
@@ -81,7 +82,7 @@ class PartialFile:
             if not stat.S_ISREG(status.st_mode):
                 words = "exists and is no regular file: choose another name, or - for standard output"
                 raise FileExistsError(errno.EEXIST, words)
-            self._kept_mode = status.st_mode & 0o777
+            self._replaced = permissions_of(status, self.target)
         if self.target.is_symlink():  # so that it stays, and what it names is replaced
             self.target = Path(os.path.realpath(self.target))
         self._data, self._record = map(str, temporaries_of(self.target))
@@ -132,8 +133,8 @@ class PartialFile:
     def _opened(self) -> tuple[int, int]:
         """The data file and its size, held exclusively: two downloads to one target must not mix."""
         name = os.path.basename(self._data)
-        # Not readable by more people than what it replaces, but the next try must be able to write to it.
-        allowed = 0o666 if self._kept_mode is None else self._kept_mode & 0o666 | 0o600
+        # What it replaces may be closed to anybody; the next try must be able to write to it.
+        allowed = 0o666 if self._replaced is None else 0o600
         while True:
             try:
                 fd = os.open(self._data, _OPEN, allowed)
@@ -186,10 +187,8 @@ class PartialFile:
     def commit(self, mtime_ns: int) -> None:
         """The content is whole and right: give it its name, replacing what had it but for the permissions."""
         with self._naming_target():
-            mode = self._kept_mode
-            # Not where it has them: some file systems have no permissions to set.
-            if mode is not None and mode != os.fstat(self._fd).st_mode & 0o777:
-                os.fchmod(self._fd, mode)
+            if self._replaced is not None:
+                keep_permissions(self._fd, self._replaced)
             os.utime(self._fd, ns=(mtime_ns, mtime_ns))
             os.replace(self._data, self.target)
             self._close()
