@@ -16,7 +16,7 @@ from .drivers import Loop, running_loop
 from .engine import Engine
 from .errors import ConnectionLostError, StreamResetError
 from .kernel.sockets import prepare
-from .listeners import place_of
+from .listeners import place_of, shown
 from .memory import Buffer, Principal, PrincipalKind
 from .sending.batch import Batch
 from .sending.statistics import TransferStatistics
@@ -28,13 +28,13 @@ _log = logging.getLogger("zcserver")
 
 
 def endpoint_name(sock: socket.socket, remote: bool) -> str:
-    """An address in words, for messages."""
+    """An address in words, for messages. A Unix socket's is printable, whatever its peer has chosen."""
     try:
         address = sock.getpeername() if remote else sock.getsockname()
     except OSError:
         return "a peer that has gone"
     if not isinstance(address, tuple):
-        return str(address) or "unix socket"
+        return shown(address) or "unix socket"
     return place_of(address[0], address[1])
 
 

@@ -21,7 +21,7 @@ from zcserver_protocol.streams import Args, StreamState
 from .channel import Channel
 from .context import Context
 from .ending import Ending, Phase
-from .errors import ConnectionLostError, MessageTooLargeError, MisuseError, StreamResetError
+from .errors import ConnectionLostError, MessageTooLargeError, MisuseError, StreamResetError, printable
 from .memory import Principal
 from .receiving.inbox import UNDECIDED, Inbox
 from .receiving.receiver import Receiver
@@ -436,7 +436,7 @@ class Engine:
                 self._framer.make_ready(channel)
             case events.Reset():
                 channel = event.stream.owner
-                error = StreamResetError(event.code, event.reason)
+                error = StreamResetError(event.code, printable(event.reason))
                 self._give_up(channel, error)
                 self._driver.changed()
             case events.Committed():
@@ -453,7 +453,8 @@ class Engine:
                 self._driver.changed()
             case events.Goaway():
                 if event.code != ErrorCode.NO_ERROR:
-                    raise OSError(errno.ECONNABORTED, f"the peer ended the connection: {event.reason}")
+                    words = printable(f"the peer ended the connection: {event.reason}")
+                    raise OSError(errno.ECONNABORTED, words)
                 self._driver.changed()
 
     def _on_news(self, channel: Channel) -> None:

@@ -32,6 +32,11 @@ class RequestTooLargeError(MisuseError):
     """More memory was asked for than can ever be free."""
 
 
+def printable(text: str) -> str:
+    """One line without control characters: part of it may come from a peer."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def first_of(error: BaseException) -> BaseException:
     """The error itself, or of a group, as task groups raise them, the first one in it."""
     while isinstance(error, BaseExceptionGroup):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import anyio
 
-from .errors import ConnectionLostError
+from .errors import ConnectionLostError, printable
 
 EVERYWHERE: Final = "*"
 """As a host: all addresses of this machine, IPv6 and IPv4."""
@@ -107,8 +107,8 @@ def is_abstract(path: str) -> bool:
 
 
 def shown(path: str | bytes) -> str:
-    """The path of a Unix socket in words; abstract ones as ss(8) writes them."""
-    return os.fsdecode(path).replace("\0", "@")
+    """The path of a Unix socket in words, printable; abstract ones as ss(8) writes them."""
+    return printable(os.fsdecode(path).replace("\0", "@"))
 
 
 def listen_unix(path: str | bytes, backlog: int) -> Listener:

@@ -491,7 +491,7 @@ class Stream:
             engine.send(channel, marker)
 
     def __repr__(self) -> str:
-        return f"<Stream {self._channel.state.id} {self.method} {self.path} of {self.connection.name}>"
+        return f"<Stream {self._channel.state.id} {self.method} {self.path!r} of {self.connection.name}>"
 
 
 def _ignore() -> None:

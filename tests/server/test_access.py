@@ -26,6 +26,8 @@ def test_a_text_line_has_the_same_columns_whatever_the_path():
     assert request(seconds=0.5, lane="file").as_text() == (
         "2023-11-14T22:13:20.250Z 192.0.2.1:7 GET /file OK 12 0.500 file"
     )
+    line = request(peer="name of\na socket").as_text()
+    assert line.split()[1] == "name%20of%0Aa%20socket"
     line = request(path="/a b\n2023 forged\x1b[31m ü\u2028").as_text()
     assert line.split()[3] == "/a%20b%0A2023%20forged%1B[31m%20ü%E2%80%A8"
     assert len(line.split()) == 8

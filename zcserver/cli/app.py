@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from zcserver.errors import MisuseError, TransferError, first_of
+from zcserver.errors import MisuseError, TransferError, first_of, printable
 
 from . import exits, file_commands, machine_commands, topic_commands, transfer_commands
 from .exits import CommandError, ExitCode, explain
@@ -106,14 +106,14 @@ def _outcome() -> tuple[str, int]:
     except (TransferError, MisuseError, OSError) as error:
         return explain(error)
     except UnicodeError as error:  # bytes that are no text, in a key or the name of a host
-        return f"an argument is no text that could be sent: {exits.printable(str(error))}", ExitCode.USAGE
+        return f"an argument is no text that could be sent: {printable(str(error))}", ExitCode.USAGE
     except MemoryError:
         return "out of memory: lower --pool-size or -j, or raise the limit (ulimit -v)", ExitCode.LIMIT
     except _UsageError as error:
         words = error.format_message()
         context = error.ctx
         shown = context.command_path if context is not None else "zcserver"
-        return f"{exits.printable(words.removesuffix('.'))}. Try `{shown} --help`.", ExitCode.USAGE
+        return f"{printable(words.removesuffix('.'))}. Try `{shown} --help`.", ExitCode.USAGE
     except typer.Abort:
         return "interrupted", ExitCode.INTERRUPTED
     return "", int(code or 0)

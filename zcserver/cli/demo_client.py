@@ -17,12 +17,12 @@ from rich.table import Table
 from zcserver.client import Address, Client, Subscription, local_path, parse_url
 from zcserver.client.request import ask, request
 from zcserver.connection import Connection
-from zcserver.errors import StreamResetError, TransferError
+from zcserver.errors import StreamResetError, TransferError, printable
 from zcserver.file_protocol import escape
 from zcserver.topic_protocol import Policy
 
 from .demo_server import NUMBERS, RING
-from .exits import CommandError, ExitCode, explain, printable
+from .exits import CommandError, ExitCode, explain
 from .options import amount, rate
 from .ring import FRAME, MESSAGE, Consumer, Producer, cpu_seconds
 

@@ -14,6 +14,7 @@ from zcserver.errors import (
     PoolTimeoutError,
     StreamResetError,
     TransferError,
+    printable,
 )
 from zcserver.file_protocol import (
     EXISTS,
@@ -165,11 +166,6 @@ def _unreachable(error: ConnectionLostError, cause: OSError) -> tuple[str, str, 
     if cause.errno in (errno.EMFILE, errno.ENFILE):
         return str(error), _OPEN_FILES, ExitCode.LIMIT
     return str(error), "is `zcserver serve` running there?", ExitCode.UNREACHABLE
-
-
-def printable(text: str) -> str:
-    """One line without control characters: part of it may come from a server."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def table() -> str:

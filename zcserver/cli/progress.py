@@ -18,8 +18,8 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from zcserver.client import Progress
+from zcserver.errors import printable
 
-from .exits import printable
 from .options import rate
 
 _STEP: Final = 1 << 20  # drawing costs more than receiving: tell rich at most once per MiB

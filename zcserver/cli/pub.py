@@ -6,8 +6,9 @@ import stat
 from dataclasses import dataclass
 
 from zcserver.client import Client, client_context, parse_url
+from zcserver.errors import printable
 
-from .exits import CommandError, ExitCode, printable
+from .exits import CommandError, ExitCode
 from .loop import Interruption
 from .pieces import Pieces
 from .standard import standard_input

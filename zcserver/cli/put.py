@@ -7,9 +7,10 @@ from typing import Final
 import anyio
 
 from zcserver.client import Address, Client, Progress, is_url, parse_url
+from zcserver.errors import printable
 from zcserver.file_protocol import escape
 
-from .exits import CommandError, ExitCode, printable
+from .exits import CommandError, ExitCode
 from .session import (
     WOULD_BE,
     Outcome,

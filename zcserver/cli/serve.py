@@ -17,12 +17,12 @@ import anyio
 
 import zcserver
 from zcserver.context import MIB
-from zcserver.errors import ConnectionLostError, MisuseError
+from zcserver.errors import ConnectionLostError, MisuseError, printable
 from zcserver.listeners import shown
 from zcserver.server import AccessLog, FileServer, Request, Root
 from zcserver.server.cgroup import affordable
 
-from .exits import CommandError, ExitCode, explain, printable
+from .exits import CommandError, ExitCode, explain
 from .loop import Interruption
 from .serving_topics import Offer
 from .settings import ServeSettings, url_host

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from zcserver.context import Context
-from zcserver.errors import MisuseError, TransferError
+from zcserver.errors import MisuseError, TransferError, printable
 from zcserver.memory import Buffer
 from zcserver.server import FileServer, Request
 from zcserver.server.totals import Totals
 from zcserver.stream import Stream
 from zcserver.topics import Topics, TopicSettings
 
-from .exits import explain, printable
+from .exits import explain
 from .pieces import Pieces
 from .settings import ServeSettings
 from .standard import say, standard_input

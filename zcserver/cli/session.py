@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zcserver.client import Address, Client, Progress, Transferred, TreeReport, client_context, parse_url
-from zcserver.errors import MisuseError, StreamResetError, TransferError
+from zcserver.errors import MisuseError, StreamResetError, TransferError, printable
 from zcserver.file_protocol import unescape
 from zcserver_protocol.errors import ErrorCode
 
-from .exits import CommandError, ExitCode, explain, printable
+from .exits import CommandError, ExitCode, explain
 from .loop import Interruption
 from .options import amount, lanes_of, rate
 from .standard import say

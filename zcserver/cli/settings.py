@@ -16,6 +16,7 @@ import typer
 
 from zcserver.connection import DEFAULT_PORT
 from zcserver.context import MIB
+from zcserver.errors import printable
 from zcserver.listeners import EVERYWHERE
 from zcserver.server.access import LogFormat
 from zcserver.server.cgroup import affordable
@@ -23,7 +24,7 @@ from zcserver.server.paths import LinkPolicy
 from zcserver.topic_protocol import MAX_NAME
 from zcserver.topics.topic import is_topic
 
-from .exits import CommandError, ExitCode, printable
+from .exits import CommandError, ExitCode
 from .options import lanes_of, parse_lanes, parse_memory, parse_size
 from .pieces import AS_IT_COMES, parse_form
 

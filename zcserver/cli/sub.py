@@ -16,8 +16,9 @@ import anyio.to_thread
 from zcserver.client import Client, Subscription, TopicMessage, client_context, parse_url
 from zcserver.client.descriptors import ready, writing
 from zcserver.client.partial import temporaries_of
+from zcserver.errors import printable
 
-from .exits import ExitCode, printable
+from .exits import ExitCode
 from .loop import Interruption
 from .standard import standard_output
 from .ticker import Ticker

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from zcserver.client import Missing, Retry
+from zcserver.errors import printable
 
-from .exits import printable
 from .options import amount, rate
 from .standard import say
 

@@ -24,9 +24,9 @@ def _percent(character: str) -> str:
     return quote(character, safe="", errors="surrogatepass")
 
 
-def _column(path: str) -> str:
-    """A path without what could forge lines, colour a terminal or, as spaces do, shift columns."""
-    return "".join(c if c.isprintable() and not c.isspace() else _percent(c) for c in path)
+def _column(text: str) -> str:
+    """A peer's words without what could forge lines, colour a terminal or, as spaces do, shift columns."""
+    return "".join(c if c.isprintable() and not c.isspace() else _percent(c) for c in text)
 
 
 @dataclass(slots=True)
@@ -67,8 +67,8 @@ class Request:
         whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.time))
         milliseconds = int(self.time % 1 * 1000)
         words = (
-            f"{whole}.{milliseconds:03}Z {self.peer} {self.method} {_column(self.path)} {self.status} "
-            f"{self.nbytes} {self.seconds:.3f} {self.lane or '-'}"
+            f"{whole}.{milliseconds:03}Z {_column(self.peer)} {self.method} {_column(self.path)} "
+            f"{self.status} {self.nbytes} {self.seconds:.3f} {self.lane or '-'}"
         )
         return f"{words} {_column(self.to)}" if self.to else words
 
