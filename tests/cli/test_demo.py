@@ -171,6 +171,24 @@ async def test_a_file_that_differs_is_a_mismatch(fetch):
     assert "folder 2/small-007.bin differs" in printed
 
 
+async def test_words_of_the_server_are_printed_as_they_are_but_for_control_characters(fetch):
+    def speak(stream, directory):
+        if stream.method == "NUMBERS":
+            reply = stream.reply
+
+            async def replied(**numbers):
+                await reply(**(numbers | {"lanes": "a\x1b[31m[/b],\nc", "no_vmsplice": "[link=x]\n\x07"}))
+
+            stream.reply = replied
+
+    code, printed = await fetch(speak)
+    assert code is ExitCode.OK
+    assert printed.splitlines()[:2] == [
+        "lanes: a?[31m[/b], ?c",
+        "  vmsplice does not work there, bytes are copied instead: [link=x]??",
+    ]
+
+
 async def test_every_subscriber_gets_what_is_published(fetch, make_context):
     code, printed = await fetch(subscribers=2)
     assert code is ExitCode.OK

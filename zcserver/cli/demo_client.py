@@ -102,7 +102,7 @@ async def fetch_demo(url: str, stream: int, place: Path, console: Console, subsc
     console.print(_table(parts))
     faults = [fault for part in parts.values() for fault in part.faults]
     for fault in faults:
-        console.print(f"  {fault}")
+        console.print(printable(f"  {fault}"), markup=False)
     if faults:
         console.print("FAILED: what arrived is not what was sent")
         return ExitCode.MISMATCH
@@ -118,10 +118,11 @@ async def fetch_demo(url: str, stream: int, place: Path, console: Console, subsc
 
 def _tell_lanes(console: Console, told: dict[str, Any]) -> None:
     lanes = str(told.get("lanes", "")).split(",")
-    console.print(f"lanes: {', '.join(lanes)}")
+    console.print(printable(f"lanes: {', '.join(lanes)}"), markup=False)
     for lane in ("vmsplice", "file"):
         if reason := told.get(f"no_{lane}"):
-            console.print(f"  {lane} does not work there, bytes are copied instead: {reason}")
+            line = f"  {lane} does not work there, bytes are copied instead: {reason}"
+            console.print(printable(line), markup=False)
 
 
 # -- files ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """``zcserver ls``, ``stat``, ``rm``, ``mv`` and ``mkdir``: looking at a server's files and arranging them.
 
-Names are printed as they stand in URLs (``%XX`` for what is not printable), so each can be used again.
+Names are printed as they stand in URLs (``%XX`` for what is not printable), so each can be used again. What a
+server says in another form loses its control characters, except in JSON, which has none.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ import msgspec
 
 from zcserver.client import Address, Client, Status, is_url, parse_url
 from zcserver.client.tree import unlisted
-from zcserver.errors import MisuseError, StreamResetError, TransferError
+from zcserver.errors import MisuseError, StreamResetError, TransferError, printable
 from zcserver.file_protocol import NOT_A_DIRECTORY, Entry, escape_undecodable, unescape
 
 from .exits import CommandError, ExitCode, explain
 from .session import appearing, by_server, talking
 from .standard import printing
 
-_LETTER: Final = {"file": "-", "directory": "d", "link": "l", "other": "?"}
+_LETTER: Final = {"file": "-", "directory": "d", "link": "l"}
 _MARK: Final = {"directory": "/", "link": "@", "other": "?"}
 
 
@@ -62,8 +63,9 @@ def _line_of(entry: Entry, long: bool, as_json: bool) -> str:
         return json.dumps(msgspec.to_builtins(entry), separators=(",", ":"))
     name = entry.path + _MARK.get(entry.type, "")
     if not long:
-        return name
-    return f"{_LETTER[entry.type]} {entry.size:>15,} {_local_time(entry.mtime_ns)} {name}"
+        return printable(name)
+    letter = _LETTER.get(entry.type, "?")
+    return printable(f"{letter} {entry.size:>15,} {_local_time(entry.mtime_ns)} {name}")
 
 
 def _local_time(mtime_ns: int) -> str:
@@ -88,12 +90,12 @@ def _lines_of(path: str, status: Status, as_json: bool) -> Iterator[str]:
     if as_json:
         yield json.dumps({"path": path, **msgspec.structs.asdict(status)})
         return
-    yield f"path       {path}"
-    yield f"type       {status.type}"
+    yield f"path       {printable(path)}"
+    yield f"type       {printable(status.type)}"
     yield f"size       {status.size:,} bytes"
     yield f"modified   {_local_time(status.mtime_ns)}.{status.mtime_ns % 10**9:09}"
     if status.validator:
-        yield f"validator  {status.validator}"
+        yield f"validator  {printable(status.validator)}"
 
 
 async def remove(urls: list[str], recursive: bool) -> ExitCode:
