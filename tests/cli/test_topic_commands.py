@@ -65,6 +65,23 @@ def test_messages_become_files_that_their_numbers_and_types_name(topic, tmp_path
     assert path.read_bytes() == b"\xff\xd8"
 
 
+def test_a_message_is_written_through_no_link(topic, tmp_path):
+    (tmp_path / "in").write_text("message")
+    zcserver("pub", topic, tmp_path / "in", "--frame")
+    command = ("sub", topic, "-o", tmp_path / "out", "--from", "earliest", "--count", "1")
+    zcserver(*command)
+    (saved,) = (tmp_path / "out").iterdir()
+    saved.unlink()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (saved.name, f".{saved.name}.zcpart"):
+        (tmp_path / "out" / name).symlink_to(victim)
+    zcserver(*command)
+    assert victim.read_text() == "precious"
+    assert not saved.is_symlink()
+    assert saved.read_text() == "message"
+
+
 def test_a_restarted_server_counts_anew_and_no_saved_message_is_lost(tmp_path):
     for content in ("before", "after", "later still"):
         (tmp_path / "in").write_text(content)

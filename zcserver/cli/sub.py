@@ -4,6 +4,7 @@ import contextlib
 import errno
 import mimetypes
 import os
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import anyio.to_thread
 
 from zcserver.client import Client, Subscription, TopicMessage, client_context, parse_url
 from zcserver.client.descriptors import ready, writing
-from zcserver.client.partial import temporaries_of
+from zcserver.client.partial import DATA
 from zcserver.errors import printable
 
 from .exits import ExitCode
@@ -118,9 +119,11 @@ def _to_directory(directory: Path) -> Iterator[Write]:
         kind, _, _ = message.content_type.partition(";")
         suffix = mimetypes.guess_extension(kind.strip()) or ""
         path = directory / f"{quote(message.epoch, safe='')}-{message.sequence:012}{suffix}"
-        part, _ = temporaries_of(path)
+        # Of a name that nobody can have put something under: epoch and number are told to every subscriber.
+        part = directory / f".{secrets.token_hex(16)}{DATA}"
         try:
-            part.write_bytes(message.data)
+            with part.open("xb") as file:
+                file.write(message.data)
             os.replace(part, path)
         except OSError:
             part.unlink(missing_ok=True)
