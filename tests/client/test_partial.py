@@ -72,6 +72,18 @@ async def test_what_another_user_began_is_not_continued(served, local, make_cont
                 assert (local / "file").read_bytes() == content
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+async def test_an_empty_file_of_another_user_is_not_written_to(served, local, make_context):
+    filled(served / "file", 1000)
+    (local / ".file.zcpart").touch()
+    os.chown(local / ".file.zcpart", 12345, -1)
+    async with client_for(served, make_context) as client:
+        with pytest.raises(FileExistsError, match=r"\.file\.zcpart is in the way: remove it"):
+            await client.fetch("/file", local / "file")
+    assert (local / ".file.zcpart").stat().st_size == 0
+
+
 async def test_the_same_file_by_another_path_is_gone_on_with(served, local, make_context):
     content = filled(served / "file", 1000)
     (served / "link").hardlink_to(served / "file")

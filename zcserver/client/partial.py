@@ -24,7 +24,8 @@ from zcserver.permissions import Permissions, keep_permissions, permissions_of
 
 from .hashing import hash_file
 
-_OPEN: Final = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW: Final = _OPEN | os.O_CREAT | os.O_EXCL
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _RECORD_MOST: Final = 64 << 10  # bytes
 _NAME_BYTES: Final = 200  # of the target's name in the temporary ones; 255 is the limit for the whole
@@ -137,7 +138,7 @@ class PartialFile:
         allowed = 0o666 if self._replaced is None else 0o600
         while True:
             try:
-                fd = os.open(self._data, _OPEN, allowed)
+                fd, made = _opened_or_made(self._data, allowed)
             except (FileNotFoundError, NotADirectoryError):  # the folder's
                 raise
             except OSError as error:
@@ -145,9 +146,9 @@ class PartialFile:
             try:
                 self._lock(fd)
                 status = os.fstat(fd)
-                # A new one may seem to be another's where root's files are given to somebody else (NFS).
-                foreign = status.st_size > 0 and not _is_ours(status)
-                if foreign or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                # A new one may seem to be another's where root's files are given to somebody else (NFS). One
+                # that was there is no better for being empty: its owner could still write to it.
+                if not (made or _is_ours(status)) or status.st_nlink > 1:
                     raise FileExistsError(errno.EEXIST, f"{name} is in the way: remove it")
                 # The one who held the lock may have given the file its final name meanwhile.
                 with contextlib.suppress(FileNotFoundError):
@@ -225,6 +226,15 @@ class PartialFile:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.target)) from None
+
+
+def _opened_or_made(path: str, mode: int) -> tuple[int, bool]:
+    """An open file, and whether it is a new one, of these permissions."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, _NEW, mode), True
+        with contextlib.suppress(FileNotFoundError):  # it has its final name by now
+            return os.open(path, _OPEN), False
 
 
 def _same_state(one: Origin | None, other: Origin | None) -> bool:
