@@ -130,7 +130,8 @@ class Download:
             pieces: list[memoryview] = []
 
             async def keep(batch: list[memoryview]) -> None:
-                pieces.extend(batch)
+                # Each piece costs 200 bytes besides its own, which may be a single one.
+                pieces.extend(batch if len(batch) < _BATCH_PIECES else [memoryview(b"".join(batch))])
 
             await pour(get, origin.size, keep, self._pace, self._moved)
             if hashed is None:
@@ -221,6 +222,8 @@ async def pour(
                 piece = piece[: size - arrived]
                 if len(trailer) > _TRAILER_MOST:
                     break
+            if not piece:
+                continue
             batch.append(piece)
             batched += len(piece)
             arrived += len(piece)
