@@ -3,13 +3,22 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
 from zcserver.errors import TransferError
 from zcserver.stream import Stream
-from zcserver.topic_protocol import POSITION, SUBSCRIBE, Head, Kind, MalformedError, Reason, decode
+from zcserver.topic_protocol import (
+    MAX_SEQUENCE,
+    POSITION,
+    SUBSCRIBE,
+    Head,
+    Kind,
+    MalformedError,
+    Reason,
+    decode,
+)
 
 from .request import number, text
 from .retrying import INTERRUPTED, Retrying
@@ -17,7 +26,8 @@ from .retrying import INTERRUPTED, Retrying
 if TYPE_CHECKING:
     from .client import Client
 
-_PARTING = 2.0
+_PARTING: Final = 2.0
+_GAPS: Final = 64  # told apart before a message; more that follow each other count as one
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +204,7 @@ class Subscription:
                 self._head = None
                 if len(data) != head.length:
                     raise TransferError(f"message {head.sequence} has {len(data)} bytes, not {head.length}")
-            self.position = head.sequence + 1
+            self._advance(head.sequence)
             gaps, self._gaps = self._gaps, []
             return TopicMessage(head, data, gaps, self, (stream, self._received))
 
@@ -207,13 +217,22 @@ class Subscription:
     def _miss(self, head: Head) -> None:
         if head.last < head.sequence:
             raise TransferError(f"the server announced a gap from {head.sequence} to {head.last}")
+        self._advance(head.last)
         try:
             reason = Reason(head.reason)
         except ValueError:
             reason = Reason.DROPPED
-        self._gaps.append(Missing(head.sequence, head.last, reason))
         self.missed += head.last - head.sequence + 1
-        self.position = head.last + 1
+        gaps, first = self._gaps, head.sequence
+        if gaps and gaps[-1].last == first - 1 and (gaps[-1].reason is reason or len(gaps) >= _GAPS):
+            before = gaps.pop()
+            first, reason = before.first, before.reason
+        gaps.append(Missing(first, head.last, reason))
+
+    def _advance(self, last: int) -> None:
+        if last >= MAX_SEQUENCE:  # nothing could be asked for behind it
+            raise TransferError(f"the server counts to {last}: numbers of messages are below {MAX_SEQUENCE}")
+        self.position = last + 1
 
     async def committed_upto(self, epoch: str, sequence: int, stream: Stream, count: int) -> None:
         """What :meth:`TopicMessage.commit` does."""
