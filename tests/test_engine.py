@@ -1,9 +1,13 @@
 """What the engine owes those who wait, and what it must not forget when it refuses."""
 
+import gc
+import weakref
+
 import anyio
 import pytest
 
-from tests.raw_peer import MIB, joined, serving, until
+import zcserver
+from tests.raw_peer import MIB, RawPeer, deadline, joined, serving, until
 from zcserver.ending import Phase
 from zcserver_protocol.codec import Limits
 from zcserver_protocol.errors import TooManyStreams
@@ -55,6 +59,35 @@ async def test_a_stream_accepted_when_memory_was_full_has_its_first_credit_as_so
         assert not theirs.send_credit
         kept.clear()
         await peer.read_until(lambda: theirs.send_credit)
+
+
+async def test_a_stream_opened_when_memory_was_full_has_its_first_credit_as_soon_as_it_is_not(make_context):
+    context = make_context(receive_memory=4 * MIB)
+    kept = [context.receive_memory.take(MIB) for _ in range(4)]
+    async with joined(make_context(), context) as ends:
+        _, theirs = await ends.stream()
+        assert not theirs.credit
+        kept.clear()
+        await until(lambda: theirs.credit)
+
+
+async def test_streams_that_are_gone_wait_for_no_memory(make_context):
+    context = make_context(receive_memory=4 * MIB)
+    kept = [context.receive_memory.take(MIB) for _ in range(4)]
+    channels = []
+
+    async def handler(stream):
+        channels.append(weakref.ref(stream._channel))
+
+    async with zcserver.serve(handler, port=0, context=context) as server:
+        with deadline(), await RawPeer.connect(server.port) as peer:
+            stream = await peer.open()
+            await until(lambda: channels)
+            assert context.receive_memory._starved
+            peer.codec.reset(stream, 9, "")
+            await peer.flush()
+            await until(lambda: gc.collect() >= 0 and channels[0]() is None)
+    assert kept
 
 
 async def test_a_process_that_was_stopped_hears_what_its_peer_has_said_before_it_gives_it_up(make_context):

@@ -48,7 +48,8 @@ async def test_every_frame_that_carries_anything_has_its_sum(make_context, tmp_p
 
 @pytest.mark.parametrize("size", [1000, 200 * KIB])
 async def test_a_wrong_sum_ends_the_connection_and_both_ends_learn_why(make_context, size):
-    async with serving(make_context(integrity=True)) as served:
+    context = make_context(integrity=True)
+    async with serving(context) as served:
         stream, peer, theirs = await served.peer(limits=SUMS)
         await peer.read_until(lambda: peer.codec.sendable(theirs) >= size)
         header = bytearray(HEADER_SIZE)
@@ -60,6 +61,7 @@ async def test_a_wrong_sum_ends_the_connection_and_both_ends_learn_why(make_cont
         while not peer.fin:
             await peer.read()
         assert goodbyes(peer) == [ErrorCode.INTEGRITY]
+        assert context.receive_memory.promised == 0
 
 
 def goodbyes(peer):

@@ -24,6 +24,7 @@ class Channel:
     """
 
     __slots__ = (
+        "__weakref__",
         "error",
         "framed_end",
         "handled",

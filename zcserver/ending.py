@@ -144,9 +144,9 @@ class Ending:
         if self.phase is Phase.FINISHED:
             self._close(None)  # everything was delivered both ways; only the farewell went wrong
             return
-        self._close(
-            ConnectionLostError(f"the connection to {self._name} was lost: {error.strerror or error}")
-        )
+        refused = self._codec.peer is None and error.errno == errno.ECONNABORTED  # by a GOAWAY
+        kind = HandshakeError if refused else ConnectionLostError
+        self._close(kind(f"the connection to {self._name} was lost: {error.strerror or error}"))
 
     def hear_out(self, error: OSError) -> None:
         """Writing failed: the peer is gone, but what it said last is still there to be read.

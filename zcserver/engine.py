@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Protocol
+from weakref import ref
 
 from zcserver_protocol import events
 from zcserver_protocol.codec import Codec
@@ -285,6 +286,8 @@ class Engine:
             self._openers_wait = isinstance(error, TooManyStreams)
             raise
         channel = self._channel(state)
+        if not credit:
+            self._ask_again(channel)
         self.flush_soon()
         return channel
 
@@ -379,11 +382,12 @@ class Engine:
 
     def _ask_again(self, channel: Channel) -> None:
         """Once some receive memory has come back."""
-        regrant = partial(self._regrant, channel)
+        regrant = partial(self._regrant, ref(channel))
         self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
 
-    def _regrant(self, channel: Channel) -> None:
-        if self.ending.phase is Phase.CLOSED or channel.inbox.discarding:
+    def _regrant(self, reference: "ref[Channel]") -> None:
+        channel = reference()
+        if channel is None or self.ending.phase is Phase.CLOSED or channel.inbox.discarding:
             return
         if channel.inbox.mode == UNDECIDED and not channel.state.recv_credit:
             self.grant_first(channel)

@@ -18,7 +18,7 @@ from zcserver.receiving.receiver import Receiver
 from zcserver.sending.statistics import TransferStatistics
 from zcserver_protocol.codec import Codec, Limits
 from zcserver_protocol.errors import RemoteProtocolError
-from zcserver_protocol.frames import END_MESSAGE, HEADER_SIZE, UNKNOWN
+from zcserver_protocol.frames import CREDIT, END_MESSAGE, HEADER_SIZE, UNKNOWN, pack
 
 KIB = 1024
 MIB = 1 << 20
@@ -352,3 +352,12 @@ def test_a_full_turn_leaves_no_acknowledgement_behind(size, count):
     ends = Ends()
     ends.arrive(b"".join(ends.message(content(number, size)) for number in range(count)))
     assert ends.codec.acknowledged == ends.peer.framed
+
+
+def test_a_turn_ends_after_about_a_thousand_control_frames():
+    ends = Ends()
+    for number in range(5000):
+        ends.kernel.here += pack(CREDIT, stream=ends.stream.id, offset=number)
+    ends.receiver.read()
+    left = len(ends.kernel.here) // HEADER_SIZE
+    assert 5000 - 1024 - 2048 <= left < 5000  # (what one system call has read is gone through)

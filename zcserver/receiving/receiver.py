@@ -40,6 +40,8 @@ _WORTHWHILE: Final = 3
 _DRAIN: Final = 256 * 1024
 # Bytes read per readiness before other connections get their turn.
 _TURN: Final = 1 << 20
+# A control frame counts for so many of them: it takes microseconds.
+_CONTROL_FRAME: Final = 1 << 10
 
 
 class Receiver:
@@ -107,7 +109,7 @@ class Receiver:
                     break
                 turn += count
                 self.heard = True
-                self._parse()
+                turn += _CONTROL_FRAME * self._parse()
                 if self._closed:
                     return True
                 if codec.acknowledgeable - codec.acknowledged >= codec.acknowledge_every:
@@ -219,15 +221,16 @@ class Receiver:
             self._crc_parts.clear()
         return inbox
 
-    def _parse(self) -> None:
-        """Go through what is staged."""
+    def _parse(self) -> int:
+        """Go through what is staged; return how many control frames there were."""
         codec = self._codec
+        control = 0
         while True:
             have = self._end - self._start
             left = codec.payload_left
             if left:
                 if not have:
-                    return
+                    return control
                 inbox = self._wanted()
                 step = min(have, left)
                 staged = self._staging[self._start : self._start + step]
@@ -244,7 +247,7 @@ class Receiver:
             if have < needs:
                 if needs > _STAGING:
                     raise RemoteProtocolError(ErrorCode.FRAME_SIZE, f"a control body of {needs} bytes")
-                return
+                return control
             position = self._start
             self._start = position + needs
             event = codec.feed(self._staging[position : self._start])
@@ -253,6 +256,7 @@ class Receiver:
             if event.__class__ is Data:
                 self._begin(event)
             else:
+                control += 1
                 self._on_event(event)
 
     def _begin(self, event: Data) -> None:
@@ -306,7 +310,11 @@ class Receiver:
         length = event.length
         self._start += length
         if event.flags & CRC:
-            self._verify(self._sum([payload]), event.crc)
+            try:
+                self._verify(self._sum([payload]), event.crc)
+            except RemoteProtocolError:
+                self._memory.unreserve(HEADER_SIZE + length)  # it came, and goes nowhere
+                raise
         self._codec.payload_received(length)
         self._statistics.received_bytes += length
         inbox.whole(payload, event.flags)
