@@ -548,8 +548,8 @@ def test_a_url_without_a_socket_is_refused(url):
     ],
 )
 def test_patterns_match_names_or_whole_paths(pattern, matching, others):
-    selection = Selection(exclude=[pattern])
-    assert [path for path in matching + others if selection.excludes(path)] == matching
+    selection = Selection(include=[pattern])
+    assert [path for path in matching + others if selection.includes(path)] == matching
 
 
 def test_a_pattern_that_makes_no_sense_is_refused():

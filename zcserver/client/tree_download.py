@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 import anyio.to_thread
 
-from zcserver.file_protocol import Entry
+from zcserver.file_protocol import STAGING, Entry
 from zcserver.pace import Pace
 
 from .download import Download, beginning_of
@@ -56,7 +56,7 @@ class TreeDownload:
         self._listed: set[str] = set()  # with ``delete``: what may stay
         self._planned: set[str] = set()  # what would be gone, if this were no dry run
         self._made: dict[Path, bool] = {}  # what ``_make_folder`` has said, by relative path
-        self._left_out = "/"  # the folder whose content is being left out; no path begins with a slash
+        self._left_out = "/"  # the folder that could not be made; no path begins with a slash
 
     async def run(self) -> TreeReport:
         """Fetch what is to be fetched, then remove, then set the folders' times."""
@@ -116,19 +116,18 @@ class TreeDownload:
 
     def _prepare_one(self, entry: Entry, name: str) -> Iterator[_Job]:
         relative = local_path(entry.path)
-        if str(relative).startswith(self._left_out):
-            return
-        if self._options.select.excludes(str(relative)):
-            self._left_out = f"{relative}/"
+        if str(relative).startswith(self._left_out) or self._options.select.excludes(str(relative)):
             return
         if self._options.delete:
             self._listed.add(str(relative))
-        if entry.type == "directory":
+        if STAGING in relative.parts or any(map(is_temporary, relative.parts)):
+            self._report.skipped.append(name)
+        elif entry.type == "directory":
             if self._options.select.all_included:
                 self._make_folder(relative)
                 if not entry.error:
                     self._folders.append((relative, entry.mtime_ns))
-        elif entry.type != "file" or is_temporary(relative.name):
+        elif entry.type != "file":
             self._report.skipped.append(name)
         elif self._options.select.includes(str(relative)):
             yield from self._job(entry, name, relative)

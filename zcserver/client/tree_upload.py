@@ -89,7 +89,7 @@ class TreeUpload:
                     async for entry in entries:
                         path = os.fsdecode(unescape(entry.path))
                         self._there[path] = entry
-                        if entry.error and not self._options.select.excludes_below(path):
+                        if entry.error and not self._options.select.excludes(path):
                             name = self._name(path)
                             self._report.failures.append((name, unlisted(name, entry)))
             except StreamResetError as error:
@@ -208,7 +208,7 @@ class TreeUpload:
         """Whether what the server has there is meant by the selection."""
         select = self._options.select
         meant = self._there[path].type == "directory" or select.includes(path)
-        return meant and not select.excludes_below(path)
+        return meant and not select.excludes(path)
 
     async def _remove(self, path: str) -> None:
         """Remove a file, a link or an empty directory."""
