@@ -228,6 +228,24 @@ def test_names_that_lead_out_of_the_target_are_not_local_paths(name):
         local_path(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a" * 256, "a path of 256 bytes, a name in it of 256"),
+        ("%00/" + "ä" * 128, "a path of 258 bytes, a name in it of 256"),
+        ("a/" * 2047 + "aa", "a path of 4096 bytes, a name in it of 2"),
+    ],
+)
+def test_names_that_linux_cannot_have_are_not_local_paths(name, words):
+    with pytest.raises(TransferError, match=words):
+        local_path(name)
+
+
+def test_names_and_paths_may_be_as_long_as_linux_has_them():
+    for name in ("a" * 255, "a/" * 2047 + "a", "%41" * 255):
+        assert len(bytes(local_path(name))) in (255, 4095)
+
+
 async def test_a_hostile_listing_writes_nothing_outside_the_target(local, make_context):
     async def handler(stream):
         if stream.method == LIST:

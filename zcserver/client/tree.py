@@ -25,6 +25,9 @@ _HOPELESS_THERE: Final = {NO_SPACE, READ_ONLY}
 # A listing has only the system's words for it.
 _FORBIDDEN: Final = {os.strerror(number) for number in (errno.EACCES, errno.EPERM)}
 _WHAT: Final = {"link": "a symbolic link", "directory": "a directory", "file": "a file"}
+_PATH_BYTES: Final = 4095
+_NAME_BYTES: Final = 255
+_SHOWN: Final = 80  # characters of a path that is too long
 Job = TypeVar("Job")
 
 
@@ -135,8 +138,17 @@ def unlisted(name: str, entry: Entry) -> StreamResetError:
 
 
 def local_path(path: str) -> Path:
-    """A listed path as a relative local one. TransferError for names that could lead somewhere else."""
-    parts = unescape(path).split(b"/")
+    """A listed path as a relative local one. TransferError for names that could lead somewhere else.
+
+    And for those that Linux cannot have, since a path may be 4095 bytes long, a name in it 255 bytes.
+    """
+    raw = unescape(path)
+    parts = raw.split(b"/")
+    if len(raw) > _PATH_BYTES or max(map(len, parts)) > _NAME_BYTES:
+        raise TransferError(
+            f"the server lists a path of {len(raw)} bytes, a name in it of {max(map(len, parts))} (at most "
+            f"{_PATH_BYTES} and {_NAME_BYTES} are possible): {path[:_SHOWN]!r}…"
+        )
     if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
         raise TransferError(f"the server lists a name that no file below a folder can have: {path!r}")
-    return Path(os.fsdecode(b"/".join(parts)))
+    return Path(os.fsdecode(raw))

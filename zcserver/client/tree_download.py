@@ -55,7 +55,7 @@ class TreeDownload:
         self._folders: list[tuple[Path, int]] = []
         self._listed: set[str] = set()  # with ``delete``: what may stay
         self._planned: set[str] = set()  # what would be gone, if this were no dry run
-        self._made: dict[Path, bool] = {}  # what ``_make_folder`` has said, by relative path
+        self._made: dict[Path, bool] = {}  # what ``_make_folder`` has said of the last one and its parents
         self._left_out = "/"  # the folder that could not be made; no path begins with a slash
 
     async def run(self) -> TreeReport:
@@ -157,7 +157,9 @@ class TreeDownload:
     def _make_folder(self, folder: Path) -> bool:
         """Make it, its parents first, unless it is there. False where a dry run has not made it."""
         if folder not in self._made:
-            for path in (*reversed(folder.parents), folder):
+            way = (*reversed(folder.parents), folder)
+            self._made = {path: self._made[path] for path in way if path in self._made}
+            for path in way:
                 if path not in self._made:
                     try:
                         self._made[path] = self._make_one(path)
