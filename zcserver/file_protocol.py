@@ -6,7 +6,7 @@
 import os
 import re
 import stat
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -61,6 +61,10 @@ STAGING: Final = ".zcserver"
 the protocol, at whatever depth: one root may lie inside another."""
 
 PAGE_ENTRIES: Final = 500
+PAGE_BYTES: Final = 8 << 20
+"""No page is longer, even where all its entries have the longest of paths with every byte escaped."""
+
+_ESCAPED_PATH: Final = 16 << 10  # characters, 3 for a byte at most; 4095 bytes, a slash and 255 bytes can be
 
 EntryType = Literal["file", "directory", "link", "other"]
 
@@ -74,9 +78,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     ``error`` says why the content of a directory is missing from a recursive listing.
     """
 
-    path: str
+    path: Annotated[str, msgspec.Meta(max_length=_ESCAPED_PATH)]
     type: EntryType
-    size: int = 0
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     mtime_ns: int = 0
     validator: str = ""
     error: str = ""
@@ -85,7 +89,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 class Page(msgspec.Struct, frozen=True):
     """Up to 500 entries. A listing whose last page says ``more`` was cut off."""
 
-    entries: list[Entry]
+    entries: Annotated[list[Entry], msgspec.Meta(max_length=PAGE_ENTRIES)]
     more: bool
 
 

@@ -1,6 +1,7 @@
 """What a tree job makes of listings that no honest server sends, and of times that are odd but true."""
 
 import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -10,8 +11,8 @@ import msgspec
 import pytest
 
 import zcserver
-from tests.client.connected import client_for
-from zcserver import Client
+from tests.client.connected import AfterBytes, client_for, client_of, filled
+from zcserver import Client, TransferError
 from zcserver.file_protocol import LIST, Entry, Page
 from zcserver.server import FileServer, Root
 
@@ -36,6 +37,54 @@ async def client_of_listing(directory, make_context, entries):
             Client(f"zc://127.0.0.1:{server.port}", context=make_context()) as client,
         ):
             yield client
+
+
+async def test_what_was_fetched_is_counted_and_not_what_was_listed(served, local, make_context):
+    filled(served / "file", 1000)
+    async with client_of_listing(served, make_context, [Entry("file", "file", 1 << 60)]) as client:
+        assert (await client.sync("/", local / "copy", dry_run=True)).nbytes == 1 << 60
+        assert (await client.fetch_tree("/", local / "copy")).nbytes == 1000
+
+
+async def test_what_was_sent_is_counted_and_not_what_was_seen_before(served, local, make_context):
+    for name in ("a", "b"):
+        filled(local / name, 1000)
+    async with client_for(served, make_context) as client:
+        growing = AfterBytes(1, lambda: filled(local / "b", 5000))
+        report = await client.put_tree(local, "/copy", jobs=1, progress=growing)
+    assert (report.nbytes, report.failures) == (6000, [])
+
+
+@pytest.mark.parametrize("path", ["..", "folder/file"])
+async def test_failures_keep_nothing_alive_but_their_words(served, local, make_context, path):
+    (local / "folder").write_text("in the way")
+    async with client_of_listing(served, make_context, [Entry(path, "file")]) as client:
+        ((_, error),) = (await client.fetch_tree("/", local)).failures
+    assert str(error)
+    assert (error.__traceback__, error.__context__) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ({"entries": [{"path": "a", "type": "file"}] * 501}, "length <= 500"),
+        ({"entries": [{"path": "a" * 20_000, "type": "file"}]}, "length <= 16384"),
+        ({"entries": [{"path": "a", "type": "file", "size": 10**400}]}, "<= 9223372036854775807"),
+        ({"entries": [{"path": "a", "type": "file", "size": -1}]}, ">= 0"),
+        ({"entries": [], "padding": "x" * (9 << 20)}, "a page of it is over 8388608 bytes"),
+    ],
+)
+async def test_a_page_that_is_out_of_all_bounds_is_a_malformed_listing(local, make_context, page, words):
+    async def handle(stream):
+        await stream.reply()
+        await stream.send(json.dumps({"more": False, **page}).encode(), end=True)
+
+    async with client_of(handle, make_context) as client:
+        with pytest.raises(TransferError, match=f"the server sent a malformed listing: .*{words}"):
+            async for _ in client.list("/"):
+                pass
+        report = await client.fetch_tree("/", local / "copy")
+    assert len(report.failures) == 1
 
 
 @pytest.mark.parametrize("include", [[], ["*"]])

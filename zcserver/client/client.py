@@ -16,8 +16,8 @@ import msgspec
 from zcserver.connection import Connection
 from zcserver.context import MIB, Context
 from zcserver.endpoints import connect
-from zcserver.errors import ConnectionLostError, MisuseError, TransferError
-from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, REMOVE, RENAME, STAT, Entry, Page
+from zcserver.errors import ConnectionLostError, MessageTooLargeError, MisuseError, TransferError
+from zcserver.file_protocol import DIGEST, GET, LIST, MKDIR, PAGE_BYTES, REMOVE, RENAME, STAT, Entry, Page
 from zcserver.pace import Pace
 
 from .address import Address, parse_url
@@ -289,11 +289,16 @@ class Client:
     async def pages(self, path: str, recursive: bool) -> AsyncGenerator[tuple[Entry, ...], None]:
         """As :meth:`list`, several hundred entries at a time."""
         async with request(self.connection, LIST, path, recursive=recursive) as stream:
+            stream.place_messages(lambda nbytes: None, PAGE_BYTES)
             more = True
-            async for message in stream:
-                page = _page(message.data)
-                more = page.more
-                yield tuple(page.entries)
+            try:
+                async for message in stream:
+                    page = _page(message.data)
+                    more = page.more
+                    yield tuple(page.entries)
+            except MessageTooLargeError:
+                words = f"a page of it is over {PAGE_BYTES} bytes"
+                raise TransferError(f"the server sent a malformed listing: {words}") from None
             if more:
                 raise TransferError(f"the listing of {path} was cut off: the server ended it early")
 

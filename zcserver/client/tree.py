@@ -69,7 +69,7 @@ def noting_one(report: TreeReport, name: str) -> Iterator[None]:
     except (TransferError, OSError) as error:
         if _is_hopeless(error):
             raise
-        report.failures.append((name, error))
+        _note(report, name, error)
 
 
 @contextlib.contextmanager
@@ -79,8 +79,17 @@ def noting(report: TreeReport, name: str, everything: anyio.CancelScope) -> Iter
         with noting_one(report, name):
             yield
     except (TransferError, OSError) as error:
-        report.failures.append((name, error))
+        _note(report, name, error)
         everything.cancel()
+
+
+def _note(report: TreeReport, name: str, error: TransferError | OSError) -> None:
+    """Without tracebacks: for as long as the report lives, their frames would keep what was at hand."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = link.__context__ = None
+        link = link.__cause__
+    report.failures.append((name, error))
 
 
 def _is_hopeless(error: TransferError | OSError) -> bool:

@@ -83,6 +83,7 @@ class TreeDownload:
     async def _fetch(self, job: _Job) -> None:
         options, report = self._options, self._report
         with noting(report, job.name, self._scope):
+            nbytes = job.size
             if not options.dry_run:
                 download = Download(
                     self._client.connection,
@@ -95,10 +96,12 @@ class TreeDownload:
                     self._storing,
                     options.stable,
                 )
-                if (await download.run(expected=True)).changed:
+                done = await download.run(expected=True)
+                nbytes = done.nbytes
+                if done.changed:
                     report.changed.append(job.name)
             report.files += 1
-            report.nbytes += job.size
+            report.nbytes += nbytes
             report.transferred.append(job.name)
 
     # -- in threads --------------------------------------------------------------------------------------

@@ -177,8 +177,9 @@ class TreeUpload:
     async def _send(self, job: _Job) -> None:
         options, report = self._options, self._report
         with noting(report, job.name, self._scope):
+            nbytes = job.entry.size
             if not options.dry_run:
-                await upload(
+                done = await upload(
                     self._client.connection,
                     self._pace,
                     self._source / job.entry.path,
@@ -190,9 +191,10 @@ class TreeUpload:
                     progress=options.progress,
                     expected=True,
                 )
+                nbytes = done.nbytes
             self._touched.add(os.path.dirname(job.entry.path))
             report.files += 1
-            report.nbytes += job.entry.size
+            report.nbytes += nbytes
             report.transferred.append(job.name)
 
     async def _delete(self) -> None:
