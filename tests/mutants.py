@@ -251,3 +251,16 @@ def dead_subscriber_returns_its_pages(patch: pytest.MonkeyPatch) -> None:
     from zcserver.memory.buffer import Buffer
 
     patch.setattr(Buffer, "abandon", Buffer.home)
+
+
+@mutant(
+    "tests/client/test_swapped_links.py::test_a_folder_that_becomes_a_link_between_two_pages"
+    "[openat2-asyncio-reference]",
+    because="AssertionError",
+)
+def go_through_links_below_a_tree(patch: pytest.MonkeyPatch) -> None:
+    """A folder of a tree is opened wherever its name leads by now."""
+    from zcserver.client import place
+
+    patch.setattr(place, "BENEATH", 0)
+    patch.setattr(place, "RESOLVE_NO_SYMLINKS", 0)

@@ -4,7 +4,7 @@
 ``address``    URLs
 ``download``, ``partial``   one file to disk, resumed after whatever happened
 ``upload``     one file, or memory, to the server
-``tree*``, ``local_tree``, ``selection``   directories, and which of their files are meant
+``tree*``, ``local_tree``, ``place``, ``selection``   directories, and which of their files are meant
 ``remote_file``   reading like from a local file
 ``publish``, ``subscribe``, ``retrying``   topics, across lost connections
 ``request``, ``progress``, ``hashing``, ``storing``, ``descriptors``   what they share

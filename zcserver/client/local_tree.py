@@ -4,11 +4,11 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from zcserver.file_protocol import STAGING, mtime_of
 
 from .partial import is_temporary
+from .place import Place
 from .selection import Selection
 
 
@@ -27,19 +27,19 @@ class LocalEntry:
     left_out: bool = False
 
 
-def walk(top: Path, select: Selection, everything: bool = False, folder: str = "") -> Iterator[LocalEntry]:
-    """All entries below ``top`` but the excluded ones; a directory comes right before its content.
+def walk(place: Place, select: Selection, everything: bool = False, folder: str = "") -> Iterator[LocalEntry]:
+    """All entries below its top but the excluded ones; a directory comes right before its content.
 
     It may be served, or hold what is: servers' own directories are left out, and so are partial downloads.
     ``everything`` names those and the excluded ones, too. With ``folder``, which is relative to the top, only
     what is below that one. Blocks: in a thread. OSError when the top, or the folder, itself cannot be read.
     """
-    waiting = list(reversed(_below(top, folder, select, everything)))
+    waiting = list(reversed(_below(place, folder, select, everything)))
     while waiting:
         entry = waiting.pop()
         if entry.type == "directory" and not entry.left_out:
             try:
-                below = _below(top, entry.path, select, everything)
+                below = _below(place, entry.path, select, everything)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -49,9 +49,9 @@ def walk(top: Path, select: Selection, everything: bool = False, folder: str = "
         yield entry
 
 
-def _below(top: Path, folder: str, select: Selection, everything: bool) -> list[LocalEntry]:
+def _below(place: Place, folder: str, select: Selection, everything: bool) -> list[LocalEntry]:
     found: list[LocalEntry] = []
-    with os.scandir(top / folder) as entries:
+    with place.scan(folder) as entries:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             left_out = entry.name == STAGING or select.excludes(path)
@@ -84,14 +84,6 @@ def parents(path: str) -> Iterator[str]:
     """The folders that hold what is at a relative path, innermost first, without the top."""
     while path := os.path.dirname(path):
         yield path
-
-
-def status_of(path: Path) -> os.stat_result | None:
-    """What is at ``path``, a symbolic link being one; None when there is nothing."""
-    try:
-        return path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def differs(status: os.stat_result | None, size: int, mtime_ns: int) -> bool:

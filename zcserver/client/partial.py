@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,8 @@ _RECORD_MOST: Final = 64 << 10  # bytes
 _NAME_BYTES: Final = 200  # of the target's name in the temporary ones; 255 is the limit for the whole
 _IOVECS_AT_MOST: Final = 1024
 _NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+Folder = Callable[[], contextlib.AbstractContextManager[int | None]]
 DATA: Final = ".zcpart"
 RECORD: Final = ".zcfrom"
 
@@ -58,11 +60,14 @@ class PartialFile:
     """Call ``find``, then ``write`` with pieces in order, then ``commit``; ``keep`` or ``discard`` instead.
 
     All methods block on the disk: call them in a thread, one at a time. They raise OSError with the
-    target's name. With ``hashing``, ``digest`` (hexadecimal) tells what the file holds.
+    target's name. With ``hashing``, ``digest`` (hexadecimal) tells what the file holds. ``folder`` opens the
+    target's directory, for each of the calls anew: nothing is then reached by another way, or through a link.
     """
 
-    def __init__(self, target: Path, hashing: bool = False) -> None:
+    def __init__(self, target: Path, hashing: bool = False, folder: Folder | None = None) -> None:
         self.target = target
+        self._within = folder is not None
+        self._folder: Folder = folder or contextlib.nullcontext
         self.written = 0
         self._hasher: Any = hashlib.new(ALGORITHM) if hashing else None
         self._fd = -1
@@ -76,28 +81,37 @@ class PartialFile:
         """What an earlier try left. Refuses what a rename would destroy: directory, device, FIFO."""
         self.target = self.target.absolute()
         self._replaced: Permissions | None = None
-        with self._naming_target(), contextlib.suppress(FileNotFoundError):
-            status = os.stat(self.target)
+        with self._naming_target(), contextlib.suppress(FileNotFoundError), self._folder() as folder:
+            name = self._called(self.target)
+            status = os.stat(name, dir_fd=folder, follow_symlinks=not self._within)
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
                 words = "exists and is no regular file: choose another name, or - for standard output"
                 raise FileExistsError(errno.EEXIST, words)
-            self._replaced = permissions_of(status, self.target)
-        if self.target.is_symlink():  # so that it stays, and what it names is replaced
+            self._replaced = permissions_of(
+                status, name if folder is None else f"/proc/self/fd/{folder}/{name}"
+            )
+        if not self._within and self.target.is_symlink():  # so that it stays, and what it names is replaced
             self.target = Path(os.path.realpath(self.target))
-        self._data, self._record = map(str, temporaries_of(self.target))
-        with self._naming_target(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            origin = self._read_record()
-            status = os.lstat(self._data)
+        self._name = self._called(self.target)
+        self._data, self._record = map(self._called, temporaries_of(self.target))
+        missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with self._naming_target(), missing, self._folder() as folder:
+            origin = self._read_record(folder)
+            status = os.lstat(self._data, dir_fd=folder)
             if origin is not None and _is_ours(status) and 0 < status.st_size <= origin.size:
                 return Beginning(origin, status.st_size)
         return None
 
-    def _read_record(self) -> Origin | None:
+    def _called(self, path: Path) -> str:
+        """What a file beside the target is called, for calls with ``dir_fd``."""
+        return path.name if self._within else str(path)
+
+    def _read_record(self, folder: int | None) -> Origin | None:
         """What the record says; None unless it is a small regular file of this user's that makes sense."""
         try:
-            fd = os.open(self._record, _READ)
+            fd = os.open(self._record, _READ, dir_fd=folder)
         except OSError:
             return None
         try:
@@ -111,10 +125,10 @@ class PartialFile:
 
     def open(self, origin: Origin | None, offset: int = 0) -> None:
         """Begin to write at ``offset``. ``origin`` None: not worth resuming, so nothing is recorded."""
-        with self._naming_target():
-            self._fd, size = self._opened()
+        with self._naming_target(), self._folder() as folder:
+            self._fd, size = self._opened(folder)
             if offset:
-                if not _same_state(self._read_record(), origin) or size < offset:
+                if not _same_state(self._read_record(folder), origin) or size < offset:
                     self._close()  # what is there now is not ours to remove
                     raise OSError(errno.ESTALE, "another download has touched it: fetch it again")
                 self._recorded, self.written = True, offset
@@ -125,20 +139,21 @@ class PartialFile:
                 # In this order: bytes of one file must never stand beside the record of another.
                 if size:
                     os.ftruncate(self._fd, 0)
-                _remove(self._record)
+                _remove(self._record, folder)
                 if origin is not None:
-                    with open(self._record, "xb") as file:
+                    fd = os.open(self._record, _CREATE, 0o666, dir_fd=folder)
+                    with open(fd, "wb") as file:
                         file.write(msgspec.json.encode(origin))
                 self._recorded, self.written = origin is not None, 0
 
-    def _opened(self) -> tuple[int, int]:
+    def _opened(self, folder: int | None) -> tuple[int, int]:
         """The data file and its size, held exclusively: two downloads to one target must not mix."""
         name = os.path.basename(self._data)
         # What it replaces may be closed to anybody; the next try must be able to write to it.
         allowed = 0o666 if self._replaced is None else 0o600
         while True:
             try:
-                fd, made = _opened_or_made(self._data, allowed)
+                fd, made = _opened_or_made(self._data, allowed, folder)
             except (FileNotFoundError, NotADirectoryError):  # the folder's
                 raise
             except OSError as error:
@@ -152,7 +167,7 @@ class PartialFile:
                     raise FileExistsError(errno.EEXIST, f"{name} is in the way: remove it")
                 # The one who held the lock may have given the file its final name meanwhile.
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(status, os.lstat(self._data)):
+                    if os.path.samestat(status, os.lstat(self._data, dir_fd=folder)):
                         if status.st_mode & 0o666 & ~allowed:  # left by a try that had nothing to replace
                             os.fchmod(fd, status.st_mode & allowed)
                         return fd, status.st_size
@@ -187,14 +202,14 @@ class PartialFile:
 
     def commit(self, mtime_ns: int) -> None:
         """The content is whole and right: give it its name, replacing what had it but for the permissions."""
-        with self._naming_target():
+        with self._naming_target(), self._folder() as folder:
             if self._replaced is not None:
                 keep_permissions(self._fd, self._replaced)
             os.utime(self._fd, ns=(mtime_ns, mtime_ns))
-            os.replace(self._data, self.target)
+            os.replace(self._data, self._name, src_dir_fd=folder, dst_dir_fd=folder)
             self._close()
             if self._recorded:
-                _remove(self._record)
+                _remove(self._record, folder)
 
     def store(self, pieces: list[memoryview], mtime_ns: int) -> None:
         """The whole of a small file at once."""
@@ -211,8 +226,9 @@ class PartialFile:
     def discard(self) -> None:
         """Remove what is there. Harmless after ``commit``."""
         if self._fd >= 0:
-            _remove(self._data)
-            _remove(self._record)
+            with contextlib.suppress(FileNotFoundError), self._folder() as folder:
+                _remove(self._data, folder)
+                _remove(self._record, folder)
         self._close()
 
     def _close(self) -> None:
@@ -228,13 +244,13 @@ class PartialFile:
             raise OSError(error.errno, error.strerror, str(self.target)) from None
 
 
-def _opened_or_made(path: str, mode: int) -> tuple[int, bool]:
+def _opened_or_made(path: str, mode: int, folder: int | None) -> tuple[int, bool]:
     """An open file, and whether it is a new one, of these permissions."""
     while True:
         with contextlib.suppress(FileExistsError):
-            return os.open(path, _NEW, mode), True
+            return os.open(path, _NEW, mode, dir_fd=folder), True
         with contextlib.suppress(FileNotFoundError):  # it has its final name by now
-            return os.open(path, _OPEN), False
+            return os.open(path, _OPEN, dir_fd=folder), False
 
 
 def _same_state(one: Origin | None, other: Origin | None) -> bool:
@@ -268,9 +284,9 @@ def _shortened(name: str) -> str:
     return os.fsdecode(raw[:_NAME_BYTES]) + "." + hashlib.sha256(raw).hexdigest()[:16]
 
 
-def _remove(path: str) -> None:
+def _remove(path: str, folder: int | None) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(path, dir_fd=folder)
 
 
 def _after(pieces: list[memoryview], count: int) -> list[memoryview]:

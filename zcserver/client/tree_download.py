@@ -14,9 +14,10 @@ import anyio.to_thread
 from zcserver.file_protocol import STAGING, Entry
 from zcserver.pace import Pace
 
-from .download import Download, beginning_of
-from .local_tree import LocalEntry, differs, parents, status_of, type_of, walk
+from .download import Download
+from .local_tree import LocalEntry, differs, parents, type_of, walk
 from .partial import Beginning, PartialFile, is_temporary, temporaries_of
+from .place import Place
 from .progress import TreeReport
 from .storing import Storing
 from .tree import TreeOptions, holding, in_the_way, local_path, noting, noting_one, unlisted, workers
@@ -36,18 +37,14 @@ class _Job(NamedTuple):
 
 
 class TreeDownload:
-    """Call ``run`` once. What happens on disk happens in threads, a page of the listing at a time.
-
-    Nothing is reached through a symbolic link that lies in the target: it may lead anywhere. The target
-    itself may be one, since the user named it.
-    """
+    """Call ``run`` once. What happens on disk happens in threads, a page of the listing at a time."""
 
     def __init__(self, client: "Client", pace: Pace, path: str, target: Path, options: TreeOptions) -> None:
         self._client = client
         self._pace = pace
         self._path = path
         self._remote = path.rstrip("/")
-        self._target = target
+        self._place = Place(target)
         self._options = options
         self._report = options.report
         self._storing = Storing()
@@ -60,6 +57,12 @@ class TreeDownload:
 
     async def run(self) -> TreeReport:
         """Fetch what is to be fetched, then remove, then set the folders' times."""
+        try:
+            return await self._run()
+        finally:
+            self._place.close()
+
+    async def _run(self) -> TreeReport:
         report = self._report
         async with workers(self._options.jobs, self._fetch) as (jobs, self._scope):
             with noting(report, self._path, self._scope):
@@ -139,8 +142,8 @@ class TreeDownload:
 
     def _job(self, entry: Entry, name: str, relative: Path) -> Iterator[_Job]:
         options = self._options
-        target = self._target / relative
-        there = status_of(target) if self._make_folder(relative.parent) else None
+        target, path = self._place.top / relative, str(relative)
+        there = self._place.status(path) if self._make_folder(relative.parent) else None
         if options.update and not differs(there, entry.size, entry.mtime_ns):
             self._report.unchanged += 1
             return
@@ -150,9 +153,10 @@ class TreeDownload:
             self._planned.update(map(str, temporaries_of(target)))
             yield _Job(name, entry.size, PartialFile(target), None)
             return
-        partial, beginning = beginning_of(
-            target, options.verify or options.stable, options.restart or options.stable
-        )
+        partial = PartialFile(target, options.verify or options.stable, lambda: self._place.folder_of(path))
+        beginning = partial.find()
+        if options.restart or options.stable:
+            beginning = None
         if beginning is not None and beginning.origin.validator != entry.validator and options.update:
             beginning = None  # a sync wants the newest state, not the rest of an older one
         yield _Job(name, entry.size, partial, beginning)
@@ -175,19 +179,19 @@ class TreeDownload:
         """As ``_make_folder``, for one whose parent has been seen to."""
         if folder == _TOP:
             return self._make_top()
-        path = self._target / folder
-        there = status_of(path) if self._made[folder.parent] else None
+        there = self._place.status(str(folder)) if self._made[folder.parent] else None
         if there is not None:
             if stat.S_ISDIR(there.st_mode):
                 return True
             self._make_room(folder, there)
         if not self._options.dry_run:
-            path.mkdir()
+            with self._place.folder_of(str(folder)) as parent:
+                os.mkdir(folder.name, dir_fd=parent)
         return not self._options.dry_run
 
     def _make_top(self) -> bool:
         """As ``_make_folder``, for the target itself, which may be a link."""
-        top, with_parents = self._target, not self._options.select.all_included
+        top, with_parents = self._place.top, not self._options.select.all_included
         if not self._options.dry_run or os.path.lexists(top):
             top.mkdir(parents=with_parents, exist_ok=True)
         else:
@@ -195,11 +199,11 @@ class TreeDownload:
             while with_parents and not os.path.lexists(above):
                 above = above.parent
             os.stat(f"{above}/")  # raises what mkdir would
-        return top.is_dir()
+        return self._place.exists()
 
     def _make_room(self, relative: Path, there: os.stat_result) -> None:
         """Remove what is there, if all of it may be: something else is due in its place."""
-        path, kind = self._target / relative, type_of(there.st_mode)
+        path, kind = self._place.top / relative, type_of(there.st_mode)
         if not self._options.delete:
             raise FileExistsError(errno.EEXIST, in_the_way(kind), str(path))
         below = self._walk(str(relative)) if kind == "directory" else []
@@ -214,12 +218,12 @@ class TreeDownload:
 
     def _delete(self) -> None:
         """Remove what the server does not have; what is excluded, or not included, stays."""
-        if not self._target.is_dir():
+        if not self._place.exists():
             return
         planned = self._planned.union(self._report.deleted)
         kept: set[str] = set()
         for entry in self._walk():
-            path = str(self._target / entry.path)
+            path = str(self._place.top / entry.path)
             with noting_one(self._report, path):
                 if entry.error is not None:
                     raise entry.error
@@ -232,7 +236,7 @@ class TreeDownload:
 
     def _walk(self, folder: str = "") -> list[LocalEntry]:
         """Everything in the target, or in a folder of it, deepest first."""
-        entries = list(walk(self._target, self._options.select, everything=True, folder=folder))
+        entries = list(walk(self._place, self._options.select, everything=True, folder=folder))
         entries.reverse()
         return entries
 
@@ -242,23 +246,22 @@ class TreeDownload:
 
     def _remove(self, entry: LocalEntry) -> None:
         """Remove a file, a link or an empty directory."""
-        path = self._target / entry.path
         if not self._options.dry_run:
-            (os.rmdir if entry.type == "directory" else os.unlink)(path)
+            with self._place.folder_of(entry.path) as folder:
+                remove = os.rmdir if entry.type == "directory" else os.unlink
+                remove(os.path.basename(entry.path), dir_fd=folder)
         self._report.removed += 1
-        self._report.deleted.append(str(path))
+        self._report.deleted.append(str(self._place.top / entry.path))
 
     def _set_times(self) -> None:
         """Deepest first, since setting up a folder's content changes its time."""
-        for folder, mtime_ns in reversed(self._folders):
-            path = self._target / folder
-            with noting_one(self._report, str(path)):
-                through = folder == _TOP
-                if os.stat(path, follow_symlinks=through).st_mtime_ns != mtime_ns:
+        for relative, mtime_ns in reversed(self._folders):
+            path = str(relative)
+            name = os.path.basename(path)  # (of the top a dot, too)
+            with noting_one(self._report, str(self._place.top / path)), self._place.folder_of(path) as folder:
+                if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns != mtime_ns:
                     try:
-                        os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=through)
+                        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
                     except OverflowError:
                         words = f"cannot have the server's time, {mtime_ns} ns"
-                        raise OSError(errno.EOVERFLOW, words, str(path)) from None
-                    except OSError as error:  # which does not name the file
-                        raise OSError(error.errno, error.strerror, str(path)) from None
+                        raise OSError(errno.EOVERFLOW, words) from None

@@ -1,9 +1,7 @@
 """A local directory, with all that is in it, to one of the server."""
 
 import contextlib
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,6 +16,7 @@ from zcserver.pace import Pace
 from zcserver_protocol.errors import ErrorCode
 
 from .local_tree import LocalEntry, parents, walk
+from .place import Place
 from .progress import TreeReport
 from .tree import TreeOptions, holding, in_the_way, noting, unlisted, workers
 from .upload import upload
@@ -40,7 +39,7 @@ class TreeUpload:
     def __init__(self, client: "Client", pace: Pace, source: Path, path: str, options: TreeOptions) -> None:
         self._client = client
         self._pace = pace
-        self._source = source
+        self._place = Place(source)
         self._path = path
         self._remote = path.rstrip("/")
         self._options = options
@@ -55,11 +54,15 @@ class TreeUpload:
 
     async def run(self) -> TreeReport:
         """Send what is to be sent, then remove, then set the folders' times."""
+        try:
+            return await self._run()
+        finally:
+            self._place.close()
+
+    async def _run(self) -> TreeReport:
         report = self._report
-        top = await _in_thread(os.stat, self._source)
-        if not stat.S_ISDIR(top.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._source))
-        entries = await _in_thread(walk, self._source, self._options.select)
+        top = await _in_thread(self._place.open_top)
+        entries = await _in_thread(walk, self._place, self._options.select)
         async with workers(self._options.jobs, self._send) as (jobs, self._scope):
             with noting(report, self._path, self._scope):
                 await self._begin()
@@ -182,7 +185,7 @@ class TreeUpload:
                 done = await upload(
                     self._client.connection,
                     self._pace,
-                    self._source / job.entry.path,
+                    self._place.top / job.entry.path,
                     job.name,
                     mtime_ns=None,
                     create=False,
@@ -190,6 +193,7 @@ class TreeUpload:
                     verify=options.verify,
                     progress=options.progress,
                     expected=True,
+                    open_file=lambda _, flags: self._place.open(job.entry.path, flags),
                 )
                 nbytes = done.nbytes
             self._touched.add(os.path.dirname(job.entry.path))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,20 +36,21 @@ _PIECE_MOST: Final = 64 * MIB
 _WORTH_RESUMING: Final = MIB
 # O_NONBLOCK: opening a FIFO does not wait for a writer, and is refused below.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+OpenFile = Callable[[Path, int], int]
 _in_thread = anyio.to_thread.run_sync
 
 
 class _Source:
     """What is sent: an open file, or memory."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, open_file: OpenFile) -> None:
         self.target: Path | None = None
         self.mtime_ns: int | None = None
         self.resume: str | None = None
         self._fd = -1
         if isinstance(data, (str, os.PathLike)):
             self.target = Path(data)
-            self._fd = os.open(self.target, _READ)
+            self._fd = open_file(self.target, _READ)
             status = os.fstat(self._fd)
             try:
                 self._check_type(status)
@@ -115,13 +116,15 @@ async def upload(
     verify: bool,
     progress: Progress,
     expected: bool,
+    open_file: OpenFile = os.open,
 ) -> Transferred:
     """Send ``source`` (a path, or memory) as the file ``path``. See :meth:`Client.put`.
 
+    ``expected``: the progress knows of this file already. ``open_file`` opens the path, with these flags.
     An upload of the same file that was interrupted goes on where the server says that it ended.
     """
     begin = time.monotonic()
-    file = await _in_thread(_Source, source)
+    file = await _in_thread(_Source, source, open_file)
     with contextlib.closing(file):
         if not expected:
             progress.expect(1, file.size)

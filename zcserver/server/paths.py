@@ -17,11 +17,10 @@ from typing import Final, Literal
 
 from zcserver.errors import MisuseError, StreamResetError
 from zcserver.file_protocol import NOT_A_FILE, STAGING, hides_its_size, mtime_of, unescape, validator_of
+from zcserver.kernel.beneath import BENEATH, open_beneath
 from zcserver.kernel.calls import (
     DEFAULT,
-    RESOLVE_BENEATH,
     RESOLVE_CACHED,
-    RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
     Kernel,
@@ -36,11 +35,6 @@ from .refusals import missing, not_a_directory, not_a_file, refusals, shown
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PATH: Final = os.O_PATH | os.O_CLOEXEC
-_STEP: Final = _PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-_RESOLVE: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
-_CALL_MISSING: Final = {errno.ENOSYS, errno.EPERM}
-# EAGAIN: a rename somewhere raced with the ".." of a symbolic link, which the kernel then cannot vouch for.
-_RACES: Final = 8
 _STAGING: Final = os.fsencode(STAGING)
 _OWN_NAME: Final = b"../" + _STAGING  # seen from an open directory: itself, if that is its name
 
@@ -137,7 +131,7 @@ class Root:
             raise MisuseError(f"{name!r} cannot be the name of a root: {words}")
         self.hidden = hidden
         self._kernel = kernel
-        self._resolve = _RESOLVE | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
+        self._resolve = BENEATH | (RESOLVE_NO_SYMLINKS if links == "refuse" else 0)
         self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.local = file_system_of(self.fd) in _LOCAL
 
@@ -275,36 +269,8 @@ class Root:
     def open_within(self, directory: int, path: bytes) -> int:
         """The directory at ``path`` below an open one, through no symbolic link; OSError if it fails."""
         return open_beneath(
-            self._kernel, directory, path, DIRECTORY | os.O_NOFOLLOW, _RESOLVE | RESOLVE_NO_SYMLINKS
+            self._kernel, directory, path, DIRECTORY | os.O_NOFOLLOW, BENEATH | RESOLVE_NO_SYMLINKS
         )
-
-
-def open_beneath(kernel: Kernel, directory: int, path: bytes, flags: int, resolve: int) -> int:
-    """``openat2``, or where it is missing a walk that follows no links; OSError if either fails."""
-    path = path.lstrip(b"/") or b"."
-    for _ in range(_RACES):
-        try:
-            return kernel.openat2(directory, path, flags, 0, resolve)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            if error.errno in _CALL_MISSING:
-                return _open_by_parts(directory, path, flags)
-            raise
-    raise OSError(errno.EAGAIN, "renames race with this path; try again", path)
-
-
-def _open_by_parts(start: int, path: bytes, flags: int) -> int:
-    *parents, name = path.split(b"/")
-    directory = os.dup(start)
-    try:
-        for part in parents:
-            step = os.open(part, _STEP, dir_fd=directory)
-            os.close(directory)
-            directory = step
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
-    finally:
-        os.close(directory)
 
 
 def _own(path: str) -> StreamResetError:
