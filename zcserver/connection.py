@@ -1,6 +1,5 @@
 """Connections and servers for asyncio, uvloop and trio: a thin driver of the engine."""
 
-import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -14,7 +13,8 @@ from .channel import Channel
 from .context import Context
 from .drivers import Loop, running_loop
 from .engine import Engine
-from .errors import ConnectionLostError, StreamResetError
+from .errors import ConnectionLostError
+from .handling import handle
 from .kernel.sockets import prepare
 from .listeners import place_of, shown
 from .memory import Buffer, Principal, PrincipalKind
@@ -24,7 +24,6 @@ from .stream import Stream
 
 DEFAULT_PORT: Final = 7420
 Handler = Callable[[Stream], Awaitable[object]]
-_log = logging.getLogger("zcserver")
 
 
 def endpoint_name(sock: socket.socket, remote: bool) -> str:
@@ -198,14 +197,7 @@ class Connection:
     async def _handle(self, stream: Stream) -> None:
         assert self._handler is not None
         try:
-            await self._handler(stream)
-        except StreamResetError as error:
-            stream.reset(error.code, error.reason)
-        except ConnectionLostError as error:
-            _log.debug("%r: %s", stream, error)  # the same error reaches whoever waits on the connection
-        except Exception:  # noqa: BLE001 – the application's: it costs this stream, not the connection
-            _log.exception("the handler of %r failed", stream)
-            stream.reset(ErrorCode.INTERNAL, "the handler failed")
+            await handle(self._handler, stream)
         finally:
             self._handling -= 1
             stream.finish()

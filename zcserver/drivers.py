@@ -232,9 +232,12 @@ def _deliver(future: "Future[int] | asyncio.Future[int]", done: Done) -> None:
     done(0 if error is not None else future.result(), error)
 
 
+def in_trio() -> bool:
+    """Whether the event loop this runs in is trio's."""
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_run()
+
+
 def running_loop(tasks: anyio.abc.TaskGroup) -> Loop:
     """The services of the event loop this runs in; ``tasks`` outlives the connection."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return TrioLoop(tasks)
-    return AsyncioLoop()
+    return TrioLoop(tasks) if in_trio() else AsyncioLoop()

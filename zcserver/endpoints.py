@@ -196,8 +196,10 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
     bounds how many are open at once; more wait in the kernel's queue. See :class:`connect` for ``context``
     and ``trust_peer``.
 
-    A handler that raises costs its stream (code INTERNAL, logged), never the connection. Raises
-    ConnectionLostError, with its cause, when an address or path cannot be listened on.
+    A handler that raises costs its stream, never the connection: the peer is told the code and the reason of
+    a StreamResetError, and INTERNAL (logged here) for everything else, even if what the handler lost was
+    another connection. That its own one is lost is not logged. Raises ConnectionLostError, with its cause,
+    when an address or path cannot be listened on.
     """
 
     def __init__(

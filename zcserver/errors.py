@@ -11,6 +11,8 @@ from zcserver_protocol.errors import ErrorCode
 RESET_NAMES: Final[dict[int, str]] = {code.value: code.name for code in ErrorCode}
 """The names of reset codes. Protocols above ZCP/1 add theirs."""
 
+_LARGEST_CODE: Final = 2**32 - 1
+
 
 class ZCServerError(Exception):
     """Base of everything zcserver raises on purpose."""
@@ -37,11 +39,25 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """The error itself, or of a group, as task groups raise them, those in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves_of(each)]
+    return [error]
+
+
 def first_of(error: BaseException) -> BaseException:
     """The error itself, or of a group, as task groups raise them, the first one in it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    return leaves_of(error)[0]
+
+
+def parted(
+    error: BaseException, kind: type[BaseException]
+) -> tuple[BaseException | None, BaseException | None]:
+    """What of an error or a group is of this kind, and the rest of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kind)
+    return (error, None) if isinstance(error, kind) else (None, error)
 
 
 class TransferError(ZCServerError):
@@ -72,10 +88,13 @@ class StreamResetError(TransferError):
     """One end gave this stream up; the connection lives on.
 
     ``code`` is an :class:`zcserver_protocol.errors.ErrorCode`, one of those in ``zcserver.file_protocol`` and
-    ``zcserver.topic_protocol``, or a plain int that the application chose.
+    ``zcserver.topic_protocol``, or a plain int that the application chose, 0 to 2**32 - 1. Raises MisuseError
+    for others.
     """
 
     def __init__(self, code: int, reason: str) -> None:
+        if not 0 <= code <= _LARGEST_CODE:
+            raise MisuseError(f"{code} is no reset code: choose one of 0 to {_LARGEST_CODE}")
         name = RESET_NAMES.get(code, str(code))
         super().__init__(f"stream reset ({name}): {reason}" if reason else f"stream reset ({name})")
         self.code = code
