@@ -1,10 +1,13 @@
 """What connections share: kernel, pipes, pool, receive memory, limits. One context per event loop."""
 
+import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from zcserver_protocol.codec import Limits
+from zcserver_protocol.errors import LocalProtocolError
+from zcserver_protocol.frames import HEADER_SIZE
 
 from .errors import MisuseError
 from .kernel.calls import DEFAULT, Kernel
@@ -17,6 +20,10 @@ from .sending.foreign import ForeignQuarantine
 
 MIB: Final = 1 << 20
 _INTEGRITY: Final = "crc32c"
+_MAX_MESSAGE: Final = 64 * MIB
+# What a stream is promised at once when receive memory is scarce, and what one byte takes of its window.
+_LEAST_RECEIVE_MEMORY: Final = FIRST_WINDOW >> 2
+_LEAST_STREAM_WINDOW: Final = HEADER_SIZE + 1
 
 
 def _crc32c() -> Callable[..., int]:
@@ -30,8 +37,17 @@ def _crc32c() -> Callable[..., int]:
     return function
 
 
+def _at_least(least: float, **settings: float) -> None:
+    for name, value in settings.items():
+        if not value >= least:
+            raise MisuseError(f"{name} is {value}; it must be at least {least}")
+
+
 class Context:
     """Settings and shared resources of one event loop's connections (compare ``zmq.Context``).
+
+    Several threads, each with a loop, need a context each: one that another thread is using is refused with
+    MisuseError where a server or a connection begins.
 
     All sizes are bytes, all times seconds.
 
@@ -39,7 +55,8 @@ class Context:
     ``receive_memory``   bound for what peers may send before it is consumed, plus received messages held
     ``window``           bytes in flight per connection; at most half the pool
     ``stream_window``    bytes in flight per stream before the receiving application takes them
-    ``max_message``      the largest message that is assembled in one piece
+    ``max_message``      the largest message that is assembled in one piece; 64 MiB, or ``receive_memory`` if
+                         that is less
     ``lanes``            restrict the lanes, e.g. ``("copy",)``; by default whatever works here
     ``integrity``        CRC32C per frame, which catches memory written to in flight
     ``poison``           overwrite pages when they come home, so that a bug which frees early is seen
@@ -50,7 +67,7 @@ class Context:
         when a peer is asked for a sign of life, and after which time without handshake, any bytes, or
         progress of acknowledgements it is given up
 
-    Raises MisuseError for settings that contradict each other.
+    Raises MisuseError for settings that contradict each other, or with which nothing could be received.
     """
 
     def __init__(
@@ -60,7 +77,7 @@ class Context:
         receive_memory: int = 256 * MIB,
         window: int = 8 * MIB,
         stream_window: int = 4 * MIB,
-        max_message: int = 64 * MIB,
+        max_message: int | None = None,
         lanes: Collection[str] | None = None,
         integrity: bool = False,
         poison: bool = False,
@@ -74,6 +91,17 @@ class Context:
         kernel: Kernel = DEFAULT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if max_message is None:
+            max_message = min(_MAX_MESSAGE, receive_memory)
+        _at_least(_LEAST_RECEIVE_MEMORY, receive_memory=receive_memory)
+        _at_least(_LEAST_STREAM_WINDOW, stream_window=stream_window)
+        _at_least(0, max_message=max_message, close_seconds=close_seconds)
+        _at_least(0, memory_seconds=memory_seconds, quarantine_seconds=quarantine_seconds)
+        if max_message > receive_memory:
+            raise MisuseError(
+                f"max_message ({max_message} bytes) is over receive_memory ({receive_memory} bytes), where "
+                "messages are assembled: raise that, or read larger messages with receive_into() or chunks()"
+            )
         unknown = set(lanes or ()) - {"vmsplice", "file", "copy"}
         if unknown:
             raise MisuseError(
@@ -95,19 +123,44 @@ class Context:
         self.pipes = PipeShare(kernel)
         self.foreign = ForeignQuarantine(pool_size, quarantine_seconds, clock)
         self.trusted = Principal("trusted peers", PrincipalKind.TRUSTED)
-        self.limits = Limits(
-            window=min(window, max(self.pool.size // 2, MIB)),
-            features=(_INTEGRITY,) if integrity else (),
-            handshake_seconds=handshake_seconds,
-            ping_seconds=ping_seconds,
-            silence_seconds=silence_seconds,
-            ack_seconds=ack_seconds,
-        )
+        try:
+            self.limits = Limits(
+                window=min(window, max(self.pool.size // 2, MIB)),
+                features=(_INTEGRITY,) if integrity else (),
+                handshake_seconds=handshake_seconds,
+                ping_seconds=ping_seconds,
+                silence_seconds=silence_seconds,
+                ack_seconds=ack_seconds,
+            )
+        except LocalProtocolError as error:
+            raise MisuseError(str(error)) from None
         self.stream_window = stream_window
         self.initial_credit = min(FIRST_WINDOW, stream_window)
         self.max_message = max_message
         self.close_seconds = close_seconds
         self.memory_seconds = memory_seconds
+        self._lock = threading.Lock()
+        self._thread = 0
+        self._users = 0
+
+    def join(self) -> None:
+        """Somebody uses this context in the calling thread from now on, until ``leave``.
+
+        Raises MisuseError while another thread has users of it: nothing in here is locked.
+        """
+        thread = threading.get_ident()
+        with self._lock:
+            if self._users and self._thread != thread:
+                raise MisuseError(
+                    f"this context is in use by {self._users} servers or connections of another thread: "
+                    "make a context for each thread's event loop"
+                )
+            self._thread = thread
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
 
     def close(self) -> None:
         """Give pipes and memory back to the system. Connections must be closed before."""

@@ -28,13 +28,19 @@ class _TaskOwner:
     def __init__(self, context: Context | None) -> None:
         self._owns_context = context is None
         self.context = context if context is not None else Context()
-        self._tasks = anyio.create_task_group()
+        self._tasks: anyio.abc.TaskGroup
+
+    async def _begin(self) -> None:
+        self.context.join()
+        self._tasks = anyio.create_task_group()  # not before: it wants a running loop
+        await self._tasks.__aenter__()
 
     async def _end(self) -> None:
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
         finally:
+            self.context.leave()
             if self._owns_context:
                 self.context.close()
 
@@ -73,7 +79,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         self._connection: Connection
 
     async def __aenter__(self) -> Connection:
-        await self._tasks.__aenter__()
+        await self._begin()
         try:
             return await self.again()
         except BaseException:
@@ -235,7 +241,7 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
             for path in self._paths:
                 self._listeners.append(listen_unix(path, self._backlog))
             self.ports = [listener.port for listener in self._listeners if not listener.path]
-            await self._tasks.__aenter__()
+            await self._begin()
         except BaseException:
             self._stop_listening()
             if self._owns_context:

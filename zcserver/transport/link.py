@@ -37,7 +37,8 @@ class Link:
     ``opened(channel)`` is called once, when both ends have agreed on the byte stream; ``failed(error)`` when
     that did not come about. From then on ``delivered()`` is called after every read, and ``ended()`` once:
     then ``over`` is set, and ``error`` unless both ends took leave. The socket is closed before that.
-    Create it inside the event loop. Raises OSError for a socket that is neither TCP nor Unix.
+    Create it inside the event loop. Raises OSError for a socket that is neither TCP nor Unix, and MisuseError
+    when another thread uses the context.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Link:
         self.offload = self._loop.offload
         self.time = self._loop.time
         self.detach = self._loop.detach
+        context.join()
         self.engine = engine = Engine(sock, role, context, self.principal, self)
         engine.statistics.congestion_control = congestion
         self._deadline = self._within(context.limits.handshake_seconds)
@@ -151,6 +153,7 @@ class Link:
         """Whatever it is, it is looked at in `deliver`."""
 
     def closed(self, error: BaseException | None) -> None:
+        self.context.leave()
         self._deadline.cancel()
         self.over = True
         self.error = error
