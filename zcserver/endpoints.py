@@ -13,13 +13,20 @@ import anyio.abc
 
 from .connection import DEFAULT_PORT, Connection, Handler
 from .context import Context
-from .errors import ConnectionLostError, HandshakeError, TransferError
+from .errors import ConnectionLostError, HandshakeError, MisuseError, TransferError
 from .kernel.sockets import begin_unpaced, settle
 from .listeners import EXHAUSTED, Listener, listen, listen_unix, place_of, shown
 
 _log = logging.getLogger("zcserver")
 # Out of descriptors or memory: accepting again at once would spin.
 _PAUSE: Final = 0.1
+_LAST_PORT: Final = 65_535
+
+
+def _check_port(port: int) -> None:
+    """What is no port would be taken modulo 2**16, or for a service's name."""
+    if not (isinstance(port, int) and 0 <= port <= _LAST_PORT):
+        raise MisuseError(f"{port!r} is no port: give a number of 0 to {_LAST_PORT}")
 
 
 class _TaskOwner:
@@ -55,7 +62,8 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
     connecting and the handshake. ``path`` names a Unix socket (an abstract one begins with a NUL), instead
     of host and port.
 
-    Raises ConnectionLostError when nobody listens, HandshakeError when it is no ZCP/1 peer.
+    Raises ConnectionLostError when nobody listens, HandshakeError when it is no ZCP/1 peer, and MisuseError
+    for what is no port, or when another thread uses the context.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class connect(_TaskOwner):  # noqa: N801 – used like a function: ``async with 
         trust_peer: bool = False,
         timeout: float = 10.0,
     ) -> None:
+        _check_port(port)
         super().__init__(context)
         self._host = host
         self._port = port
@@ -205,7 +214,7 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
     A handler that raises costs its stream, never the connection: the peer is told the code and the reason of
     a StreamResetError, and INTERNAL (logged here) for everything else, even if what the handler lost was
     another connection. That its own one is lost is not logged. Raises ConnectionLostError, with its cause,
-    when an address or path cannot be listened on.
+    when an address or path cannot be listened on, and MisuseError as :class:`connect` does.
     """
 
     def __init__(
@@ -221,10 +230,14 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         backlog: int = 256,
         max_connections: int = 10_000,
     ) -> None:
-        super().__init__(context)
-        self.connections: set[Connection] = set()
         if binds is None:
             binds = [] if paths else [(host, port)]
+        for _, each in binds:
+            _check_port(each)
+        if max_connections < 1:
+            raise MisuseError(f"max_connections is {max_connections}; it must be at least 1")
+        super().__init__(context)
+        self.connections: set[Connection] = set()
         self._binds = binds
         self._paths = paths
         self._handler = handler
@@ -233,6 +246,7 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
         self._max_connections = max_connections
         self._listeners: list[Listener] = []
         self._room = anyio.Event()
+        self._closed = anyio.Event()
 
     async def __aenter__(self) -> "serve":
         try:
@@ -303,8 +317,8 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
             _log.warning("refused %s", connection.engine.error)
 
     async def wait_closed(self) -> None:
-        """Serve until cancelled."""
-        await anyio.sleep_forever()
+        """Serve until cancelled, or until ``aclose`` is done."""
+        await self._closed.wait()
 
     def _stop_listening(self) -> None:
         self._room.set()
@@ -314,9 +328,12 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
     async def aclose(self, timeout: float | None = None) -> None:
         """Stop accepting, deliver what is queued on every connection, part; abort what is left in time."""
         self._stop_listening()
-        async with anyio.create_task_group() as closing:
-            for connection in list(self.connections):
-                closing.start_soon(self._close_one, connection, timeout)
+        try:
+            async with anyio.create_task_group() as closing:
+                for connection in list(self.connections):
+                    closing.start_soon(self._close_one, connection, timeout)
+        finally:
+            self._closed.set()
 
     async def _close_one(self, connection: Connection, timeout: float | None) -> None:
         try:
@@ -334,4 +351,5 @@ class serve(_TaskOwner):  # noqa: N801 – used like a function: ``async with se
             self._stop_listening()
             for connection in list(self.connections):
                 connection.abort()
+            self._closed.set()
             await self._end()
