@@ -291,3 +291,42 @@ async def test_what_the_peer_said_before_it_went_is_heard_although_writing_fails
         with pytest.raises(zcserver.ConnectionLostError):
             stream.connection.engine.check_alive()
         await completion.wait()
+
+
+async def test_leaving_raises_nothing_when_the_peer_went_after_everything_was_done(make_context):
+    async def echo(stream):
+        async for message in stream:
+            await stream.send(bytes(message))
+
+    context = make_context()
+    with deadline():
+        async with (
+            zcserver.serve(echo, port=0, context=context) as server,
+            zcserver.connect(port=server.port, context=context) as connection,
+        ):
+            done = await connection.open("ECHO", "/")
+            await done.send(b"everything", end=True)
+            assert [bytes(message) async for message in done] == [b"everything"]
+            given_up = await connection.open("ECHO", "/")
+            given_up.reset()
+            (accepted,) = server.connections
+            accepted.abort()
+            await connection.wait_closed()
+            assert connection.engine.error is not None
+
+
+@pytest.mark.parametrize("lost", ["bytes", "end"])
+async def test_leaving_raises_when_the_peer_went_before_it_had_everything(make_context, lost):
+    async def leave(server):
+        async with zcserver.connect(port=server.port, context=make_context()) as connection:
+            stream = await connection.open("PUT", "/")
+            await (await stream.send(b"some")).wait()
+            if lost == "bytes":
+                await stream.send(b"x" * 2 * MIB, end=True)
+            (accepted,) = server.connections
+            accepted.abort()
+            await connection.wait_closed()
+
+    async with serving(make_context()) as served:
+        with pytest.raises(zcserver.ConnectionLostError, match=r"closed the connection before|was lost"):
+            await leave(served.server)

@@ -145,7 +145,8 @@ class Connection:
     async def aclose(self, timeout: float | None = None) -> None:
         """Deliver what is queued, take leave, close; abort after ``timeout`` seconds.
 
-        Raises what kept queued data from being acknowledged. Cancelling it aborts.
+        Raises what kept queued data from being acknowledged, or our side of a stream from being ended; if
+        nothing was lost, how the connection ended is no error. Cancelling it aborts.
         """
         seconds = self.context.close_seconds if timeout is None else timeout
         self.engine.close(self.time() + seconds)
@@ -154,7 +155,7 @@ class Connection:
         except BaseException:
             self.abort()
             raise
-        if self.engine.error is not None:
+        if self.engine.error is not None and self.engine.ending.loss:
             raise self.engine.error.with_traceback(None)
 
     @property

@@ -42,7 +42,8 @@ class Phase(Enum):
 class Ending:
     """Owned by the engine, which tells it what it meets, and looks at ``phase`` before it reads or writes.
 
-    ``error`` is what ended the connection; None while it lives, and when both ends took leave. Call
+    ``error`` is what ended the connection; None while it lives, and when both ends took leave. ``loss`` tells
+    whether that cost anything of ours: bytes not acknowledged, or a stream that we had not ended. Call
     ``overdue`` at ``deadline`` (the loop's clock, seconds).
     """
 
@@ -57,6 +58,7 @@ class Ending:
     ) -> None:
         self.phase = Phase.RUNNING
         self.error: BaseException | None = None
+        self.loss = False
         self.deadline = inf
         self._engine = engine
         self._codec = engine.codec
@@ -235,6 +237,7 @@ class Ending:
         self._receiver.close()
         # Only now may memory be cut loose: DONTNEED destroys our own content too (rule 2).
         reason = error if error is not None else ConnectionLostError(f"the connection {self._name} is closed")
+        self.loss |= bool(self._sender.ledger)
         self._sender.fail(reason)
         self._fail_streams(reason)
         principal = self._engine.principal
@@ -244,4 +247,7 @@ class Ending:
 
     def _fail_streams(self, error: BaseException) -> None:
         for state in list(self._codec.streams.values()):
-            state.owner.fail(error)
+            channel: Channel = state.owner
+            if channel.error is None:
+                self.loss |= bool(channel.outgoing) or channel.last_completion is None
+            channel.fail(error)
