@@ -489,3 +489,17 @@ async def test_what_is_only_kept_is_given_back_to_whoever_would_have_to_wait():
         for buffer in await pool.acquire_many([REGION, REGION], identity(), "patient", timeout=60):
             buffer.release()
         assert not kept
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("nbytes", ["10", 1.5, None])
+async def test_a_size_that_is_no_integer_is_refused_and_takes_nothing(nbytes: object) -> None:
+    pool = Pool(REGION)
+    words = f"'{type(nbytes).__name__}' object cannot be interpreted as an integer"
+    with pytest.raises(TypeError, match=words):
+        await pool.acquire(nbytes, identity(), "holder")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=words):
+        await pool.acquire_many([5, nbytes], identity(), "holder")  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=words):
+        await pool.acquire_many([nbytes], identity(), "holder")  # type: ignore[list-item]
+    assert pool.live == 0

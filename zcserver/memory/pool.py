@@ -4,6 +4,7 @@ One pool belongs to one event loop and its thread. Its memory is bounded and nev
 had now is waited for, and what can never be had is refused at once.
 """
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from math import inf
@@ -101,7 +102,11 @@ class Pool:
         account = self._accounts.get(principal)
         if account is None:
             account = self._open_account(principal)
-        pages = (nbytes + (PAGE - 1)) >> PAGE_SHIFT
+        try:
+            pages = (nbytes + (PAGE - 1)) >> PAGE_SHIFT
+        except TypeError:
+            operator.index(nbytes)  # in better words
+            raise
         if pages > REGION_PAGES:
             pages = -(-pages // REGION_PAGES) * REGION_PAGES
         demand = account.outstanding + pages
@@ -152,6 +157,7 @@ class Pool:
         """Buffers of all ``sizes`` (bytes), in this order, at once or not at all. As `acquire` otherwise."""
         if not sizes:
             return []
+        sizes = tuple(map(operator.index, sizes))
         account = self._account(principal)
         check(sizes, account, self._pages)
         if not (self._queue.waiting or self._returned) or self._admits(holder):
@@ -159,7 +165,7 @@ class Pool:
             if buffers is not None:
                 self._queue.grants += 1
                 return buffers
-        return await self._wait(Waiter(tuple(sizes), account, holder, by_reference_ok), timeout)
+        return await self._wait(Waiter(sizes, account, holder, by_reference_ok), timeout)
 
     def lend(self, nbytes: int, holder: object) -> memoryview | None:
         """Common memory without a buffer around it, which comes back when the last view of it is gone.
