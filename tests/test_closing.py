@@ -1,6 +1,7 @@
 """Closing never loses data (rule 11), and never waits for ever."""
 
 import contextlib
+import os
 import socket
 import struct
 
@@ -330,3 +331,35 @@ async def test_leaving_raises_when_the_peer_went_before_it_had_everything(make_c
     async with serving(make_context()) as served:
         with pytest.raises(zcserver.ConnectionLostError, match=r"closed the connection before|was lost"):
             await leave(served.server)
+
+
+def in_a_forked_child(work):
+    """The exit code: 0 when ``work`` raised nothing."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 – it must not come back into the test runner
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # it may have threads by now
+async def test_what_a_forked_child_does_with_its_parents_connection_never_reaches_the_peer(make_context):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+
+        def interfere():
+            theirs.reset()
+            theirs.finish()
+            ends.client.abort()
+            ends.server.abort()
+            with pytest.raises(zcserver.ConnectionLostError, match="open one after the fork"):
+                ends.client.engine.check_alive()
+
+        assert in_a_forked_child(interfere) == 0
+        await ours.send(b"still here")
+        assert bytes(await theirs.receive()) == b"still here"
+        await theirs.send(b"and back")
+        assert bytes(await ours.receive()) == b"and back"

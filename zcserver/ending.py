@@ -6,7 +6,9 @@ Whatever goes wrong becomes one error, which everything unfinished fails with. A
 
 import contextlib
 import errno
+import os
 import socket
+import weakref
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 # After a refusal is written, how long the peer may take to read it before the socket is closed (seconds).
 _LINGER: Final = 1.0
+_endings: "Final[weakref.WeakSet[Ending]]" = weakref.WeakSet()
 
 
 class Phase(Enum):
@@ -69,6 +72,7 @@ class Ending:
         self._receiver = receiver
         self._context = context
         self._driver = driver
+        _endings.add(self)
 
     # -- taking leave --------------------------------------------------------------------------------
 
@@ -251,3 +255,13 @@ class Ending:
             if channel.error is None:
                 self.loss |= bool(channel.outgoing) or channel.last_completion is None
             channel.fail(error)
+
+
+def _disown() -> None:
+    """In a forked child: the sockets are the parent's, and nothing done here may reach the peer."""
+    for ending in _endings:
+        ending.phase = Phase.CLOSED
+        ending.error = ConnectionLostError("this connection is the parent process's: open one after the fork")
+
+
+os.register_at_fork(after_in_child=_disown)
