@@ -239,3 +239,20 @@ async def test_a_client_that_goes_is_no_failure_of_the_handler(make_context, cap
                     await handled.wait()
             await until(lambda: not server.connections)
     assert not caplog.records
+
+
+async def test_trouble_that_a_peer_makes_is_logged_in_one_line(make_context, caplog):
+    async def handler(stream):
+        await stream.receive()
+
+    async with (
+        zcserver.serve(handler, port=0, context=make_context(max_message=1000)) as server,
+        zcserver.connect(port=server.port, context=make_context()) as connection,
+    ):
+        stream = await connection.open("PUT", "/")
+        await stream.send(bytes(1001))
+        with pytest.raises(zcserver.StreamResetError) as caught:
+            await stream.receive()
+        assert caught.value.code == ErrorCode.TOO_LARGE
+        await until(lambda: FAILED in caplog.text)
+    assert "Traceback" not in caplog.text

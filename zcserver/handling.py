@@ -10,7 +10,7 @@ import anyio
 from zcserver_protocol.errors import ErrorCode
 
 from .drivers import in_trio
-from .errors import ConnectionLostError, StreamResetError, leaves_of, parted
+from .errors import ConnectionLostError, StreamResetError, TransferError, leaves_of, parted
 
 if TYPE_CHECKING:
     from .connection import Handler
@@ -73,5 +73,6 @@ def _fail(stream: "Stream", failure: BaseException) -> None:
 
 
 def _refuse(stream: "Stream", failure: BaseException) -> None:
-    _log.error("the handler of %r failed", stream, exc_info=failure)
+    outside = all(isinstance(cause, TransferError) for cause in leaves_of(failure))
+    _log.error("the handler of %r failed: %s", stream, failure, exc_info=None if outside else failure)
     stream.reset(ErrorCode.INTERNAL, "the handler failed")

@@ -132,9 +132,11 @@ class ZeroCopyServer(asyncio.AbstractServer):
 
         try:
             link = Link(sock, "server", self._context, self._trust_peer, opened, failed)
-        except OSError:
-            sock.close()  # it was reset before it could be prepared
-            return
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                return  # it was reset before it could be prepared
+            raise
         if not link.over:
             self._links.add(link)
 
