@@ -14,7 +14,7 @@ from .channel import Channel
 from .errors import MisuseError, PoolTimeoutError
 from .kernel.calls import address_of
 from .memory import Buffer
-from .receiving.inbox import CHUNKS, MESSAGES, UNDECIDED
+from .receiving.inbox import CHUNKS, MESSAGES
 from .sending.batch import Batch
 from .sending.completion import Completion
 from .sending.files import FileRegion, file_size
@@ -269,9 +269,8 @@ class Stream:
         A message over the context's ``max_message`` resets the stream and raises MessageTooLargeError.
         """
         inbox = self._inbox
-        if inbox.mode == UNDECIDED:
-            inbox.mode = MESSAGES
-            self._engine.grant(self._channel)
+        if inbox.mode != MESSAGES:
+            self._want(MESSAGES)
         while True:
             view = inbox.take_message()
             if view is not None:
@@ -312,8 +311,7 @@ class Stream:
         """The next of :meth:`chunks`. Raises anyio.EndOfStream after the last one."""
         inbox = self._inbox
         if inbox.mode != CHUNKS:
-            inbox.mode = CHUNKS
-            self._engine.grant(self._channel)
+            self._want(CHUNKS)
         while True:
             view = inbox.take_chunk()
             if view is not None:
@@ -353,6 +351,12 @@ class Stream:
         filled = inbox.detach()
         self._engine.grant(self._channel)
         return filled
+
+    def _want(self, mode: int) -> None:
+        """From now on whole messages, or chunks. What of a message was taken otherwise is not given again."""
+        self._check_alone()
+        self._inbox.mode = mode
+        self._engine.grant(self._channel)
 
     async def _wait_for_news(self, satisfied: Callable[[], bool]) -> None:
         """Wait until ``satisfied``; raise EndOfStream or what ended the stream when that cannot be."""

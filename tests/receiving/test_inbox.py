@@ -81,6 +81,26 @@ def test_memory_taken_back_gives_the_message_back_with_its_end(inbox, first):
     assert [bytes(inbox.take_message()) for _ in range(2)] == [b"1" * first, b"2" * SIZE]
 
 
+def arrive(inbox, flags):
+    inbox._memory.reserve(HEADER_SIZE + SIZE)
+    inbox.begin(SIZE, 0 if flags else SIZE)
+    land(inbox, bytes(SIZE))
+    inbox.complete(flags, SIZE)
+    inbox.state.recv_wire += HEADER_SIZE + SIZE
+
+
+def test_what_is_taken_of_a_whole_message_does_not_count_as_taken_of_the_one_behind_it():
+    inbox = flowing(16 * 1024 * KIB, FIRST_WINDOW)
+    inbox.mode = CHUNKS
+    for flags in 7 * [0] + [END_MESSAGE] + 8 * [0]:  # the second is as long as the window already
+        arrive(inbox, flags)
+    for _ in range(8):
+        inbox.take_chunk()
+    inbox.mode = MESSAGES
+    inbox.state.recv_credit = inbox.state.recv_wire
+    assert inbox.grant() >= SIZE, "the message would wait for its own end"
+
+
 def stream_through(inbox, nbytes):
     """Let so many bytes come as messages that are taken at once, with credit granted as the engine does."""
     state = inbox.state

@@ -1,6 +1,6 @@
 """One stream's receiving half: where its payload lands, what is queued, and how much more may come.
 
-Three ways to consume, chosen by the first call: whole messages (assembled in one piece of memory, since
+Three ways to consume, chosen by each call: whole messages (assembled in one piece of memory, since
 the header says how much of the message follows), chunks as they landed, or the caller's own memory.
 """
 
@@ -14,7 +14,7 @@ from zcserver_protocol.streams import StreamState
 
 from .memory import SMALL, ReceiveMemory
 
-# How a stream is consumed. Until the first call nobody knows.
+# How a stream is consumed: as the last call wanted it. Until the first one nobody knows.
 UNDECIDED: Final = 0
 MESSAGES: Final = 1
 CHUNKS: Final = 2
@@ -293,12 +293,13 @@ class Inbox:
 
     def _take_part(self) -> tuple[bytes | memoryview, bool]:
         """As ``_pop``, where messages are not taken whole."""
+        wire = self.pieces[0][2]
         content, ends = self._pop()
         if ends:
             self.messages -= 1
-        else:
-            self._open_bytes = max(0, self._open_bytes - HEADER_SIZE - len(content))
-            self._open_length = max(0, self._open_length - len(content))
+        elif not self.messages:  # it is of the unfinished one
+            self._open_bytes -= wire
+            self._open_length -= len(content)
         return content, ends
 
     def drop(self) -> None:
@@ -326,6 +327,8 @@ class Inbox:
                 sink[filled:] = content[:room]
                 self._sink_filled += room
                 self.pieces[0] = (content[room:], ends, wire)
+                if not self.messages:
+                    self._open_length -= room
                 self.sink_done = True
                 return
             self._take_part()
@@ -348,7 +351,7 @@ class Inbox:
             self.pieces.appendleft((memoryview(bytes(sink[:filled])), ends, filled))
             self.held += filled
             self.messages += ends
-            if not ends:
+            if not self.messages:
                 self._open_bytes += filled
                 self._open_length += filled
 

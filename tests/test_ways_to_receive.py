@@ -1,0 +1,60 @@
+"""Whole messages, chunks and the caller's memory, one behind the other on the same stream."""
+
+import anyio
+import pytest
+
+from tests.raw_peer import MIB, deadline, joined
+
+pytestmark = pytest.mark.anyio
+
+HEAD = b"header"
+FIRST = {
+    "receive": lambda stream: stream.receive(),
+    "receive_into": lambda stream: stream.receive_into(bytearray(len(HEAD))),
+    "receive_chunk": lambda stream: stream.receive_chunk(),
+}
+
+
+async def whole(stream, _):
+    return len(await stream.receive())
+
+
+async def iterated(stream, _):
+    sizes = [len(message) async for message in stream]
+    return sizes[0]
+
+
+async def into(stream, size):
+    return await stream.receive_into(bytearray(size))
+
+
+async def chunks(stream, _):
+    return sum([len(chunk) async for chunk in stream.chunks()])
+
+
+@pytest.mark.parametrize("size", [MIB, 12 * MIB])  # within the window, and far above it
+@pytest.mark.parametrize("second", [whole, iterated, into, chunks])
+@pytest.mark.parametrize("first", FIRST)
+async def test_a_large_message_is_received_in_any_way_behind_one_received_in_any_other(
+    make_context, first, second, size
+):
+    with deadline():
+        async with joined(make_context()) as ends:
+            ours, theirs = await ends.stream()
+            await theirs.send(HEAD)
+            await theirs.send(bytes(size), end=True)
+            await FIRST[first](ours)
+            assert await second(ours, size) == size
+
+
+async def test_whole_messages_are_wanted_again_in_the_midst_of_one_whose_beginning_was_taken(make_context):
+    content = bytes(range(256)) * (12 * MIB // 256)
+    with deadline():
+        async with joined(make_context()) as ends:
+            ours, theirs = await ends.stream()
+            await theirs.send(content, end=True)
+            head = bytearray(300 * 1024)
+            assert await ours.receive_into(head) == len(head)
+            assert bytes(head) + bytes(await ours.receive()) == content
+            with pytest.raises(anyio.EndOfStream):
+                await ours.receive()
