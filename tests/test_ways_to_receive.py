@@ -58,3 +58,31 @@ async def test_whole_messages_are_wanted_again_in_the_midst_of_one_whose_beginni
             assert bytes(head) + bytes(await ours.receive()) == content
             with pytest.raises(anyio.EndOfStream):
                 await ours.receive()
+
+
+async def test_a_message_that_fills_the_memory_exactly_is_told_from_a_longer_one(make_context):
+    piece = bytearray(64 * 1024)
+    lengths = [100 * 1024, 2 * len(piece), 5, len(piece), 7, 0, 3 * MIB]
+    received = []
+    with deadline():
+        async with joined(make_context()) as ends:
+            ours, theirs = await ends.stream()
+            for length in lengths:
+                await theirs.send(bytes(length))
+            await theirs.end()
+            with pytest.raises(anyio.EndOfStream):
+                while True:
+                    length = await ours.receive_into(piece)
+                    while not ours.message_ended:
+                        length += await ours.receive_into(piece)
+                    received.append(length)
+    assert received == lengths
+
+
+async def test_no_memory_takes_nothing(make_context):
+    with deadline():
+        async with joined(make_context()) as ends:
+            ours, theirs = await ends.stream()
+            await theirs.send(HEAD)
+            assert await ours.receive_into(bytearray(0)) == 0
+            assert bytes(await ours.receive()) == HEAD

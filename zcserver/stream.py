@@ -323,15 +323,16 @@ class Stream:
     async def receive_into(self, memory: Any) -> int:
         """Let the rest of the current message land in ``memory`` (writable, contiguous); return the bytes.
 
-        Fewer than ``len(memory)`` means that the message ended; a longer message goes on with the next
-        call. What has not arrived yet is read from the socket straight into ``memory``, which must not
-        be touched meanwhile. Raises anyio.EndOfStream after the last message. Cancelling loses nothing.
+        Fewer than ``len(memory)`` means that the message ended; if it filled the memory, look at
+        :attr:`message_ended`, since a longer message goes on with the next call. What has not arrived yet is
+        read from the socket straight into ``memory``, which must not be touched meanwhile. Raises
+        anyio.EndOfStream after the last message. Cancelling loses nothing.
         """
         sink = as_bytes(memory)
-        if sink.readonly:
-            raise MisuseError("receive_into needs writable memory")
         if not len(sink):
             return 0
+        if sink.readonly:
+            raise MisuseError("receive_into needs writable memory")
         self._check_alone()
         inbox = self._inbox
         inbox.mode = CHUNKS
@@ -351,6 +352,15 @@ class Stream:
         filled = inbox.detach()
         self._engine.grant(self._channel)
         return filled
+
+    @property
+    def message_ended(self) -> bool:
+        """Whether the last :meth:`receive_into` came to the end of its message.
+
+        False behind all bytes of a message whose sender could not tell before that they are all: the next
+        call returns 0 then.
+        """
+        return self._inbox.sink_ends
 
     def _want(self, mode: int) -> None:
         """From now on whole messages, or chunks. What of a message was taken otherwise is not given again."""

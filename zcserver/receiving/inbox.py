@@ -45,7 +45,6 @@ class Inbox:
         "_open_bytes",
         "_open_length",
         "_sink",
-        "_sink_ends",
         "_sink_filled",
         "_target",
         "_unit",
@@ -59,6 +58,7 @@ class Inbox:
         "pieces",
         "place",
         "sink_done",
+        "sink_ends",
         "state",
         "window",
     )
@@ -77,6 +77,7 @@ class Inbox:
         self.ended = False
         self.discarding = False
         self.sink_done = False
+        self.sink_ends = False  # the message ended in the sink, the last one if there is none
         self._grown_at = 0  # how many wire bytes had come when the window last grew
         self._memory = memory
         self._open_bytes = 0  # wire bytes of the pieces that belong to the unfinished message
@@ -89,7 +90,6 @@ class Inbox:
         self._assembly_wire = 0
         self._sink: memoryview | None = None
         self._sink_filled = 0
-        self._sink_ends = False  # the message ended in it
 
     # -- the receiver's side -------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Inbox:
             self._assembly_total = self._assembly_wire = 0
         elif target is None and length:  # all of it went to the sink
             self.sink_done = self.sink_done or ends
-            self._sink_ends = ends
+            self.sink_ends = ends
             return self.sink_done or self.ended
         if length or ends:
             landed = self._landed
@@ -311,7 +311,7 @@ class Inbox:
         """Let the rest of the current message land in ``sink``, beginning with what is queued."""
         self._sink = sink
         self._sink_filled = 0
-        self._sink_ends = False
+        self.sink_ends = False
         self.sink_done = not len(sink)
         self._pour()
 
@@ -334,7 +334,7 @@ class Inbox:
             self._take_part()
             sink[filled : filled + len(content)] = content
             self._sink_filled += len(content)
-            self._sink_ends = ends
+            self.sink_ends = ends
             self.sink_done = ends or self._sink_filled == len(sink)
 
     def detach(self) -> int:
@@ -345,7 +345,7 @@ class Inbox:
     def give_back(self) -> None:
         """A cancelled ``receive_into``: what landed in the sink becomes the head of the queue again."""
         sink, filled = self._sink, self.detach()
-        ends = self._sink_ends
+        ends = self.sink_ends
         if filled or ends:
             assert sink is not None
             self.pieces.appendleft((memoryview(bytes(sink[:filled])), ends, filled))
