@@ -3,7 +3,9 @@
 import anyio
 import pytest
 
-from tests.raw_peer import MIB, deadline, joined
+import zcserver
+from tests.raw_peer import MIB, deadline, joined, until
+from zcserver_protocol.errors import ErrorCode
 
 pytestmark = pytest.mark.anyio
 
@@ -70,12 +72,13 @@ async def test_a_message_that_fills_the_memory_exactly_is_told_from_a_longer_one
             for length in lengths:
                 await theirs.send(bytes(length))
             await theirs.end()
+            for _ in lengths:
+                length = await ours.receive_into(piece)
+                while not ours.message_ended:
+                    length += await ours.receive_into(piece)
+                received.append(length)
             with pytest.raises(anyio.EndOfStream):
-                while True:
-                    length = await ours.receive_into(piece)
-                    while not ours.message_ended:
-                        length += await ours.receive_into(piece)
-                    received.append(length)
+                await ours.receive_into(piece)
     assert received == lengths
 
 
@@ -86,3 +89,39 @@ async def test_no_memory_takes_nothing(make_context):
             await theirs.send(HEAD)
             assert await ours.receive_into(bytearray(0)) == 0
             assert bytes(await ours.receive()) == HEAD
+
+
+@pytest.mark.parametrize("take", [into, chunks])
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_body_too_large_to_be_assembled_is_taken_otherwise_behind_its_header(
+    make_context, take, cancelled
+):
+    context = make_context(max_message=6 * MIB)
+    with deadline():
+        async with joined(context) as ends:
+            ours, theirs = await ends.stream()
+            if cancelled:
+                with anyio.move_on_after(0):
+                    await ours.receive()
+            await theirs.send(HEAD)
+            assert bytes(await ours.receive()) == HEAD
+            await theirs.send(bytes(12 * MIB), end=True)
+            await until(lambda: ours._inbox.held >= 200 * 1024 or ours.failed)
+            assert await take(ours, 12 * MIB) == 12 * MIB
+
+
+async def test_a_body_too_large_to_be_assembled_is_refused_to_who_asks_for_all_of_it(make_context):
+    context = make_context(max_message=6 * MIB)
+    with deadline():
+        async with joined(context) as ends:
+            ours, theirs = await ends.stream()
+            await theirs.send(HEAD)
+            assert bytes(await ours.receive()) == HEAD
+            await theirs.send(bytes(12 * MIB), end=True)
+            await until(lambda: ours._inbox.held >= 200 * 1024 or ours.failed)
+            with pytest.raises(zcserver.MessageTooLargeError, match=r"12582912 bytes .* \(6291456 bytes\)"):
+                await ours.receive()
+            with pytest.raises(zcserver.StreamResetError) as caught:
+                await theirs.receive()
+            assert caught.value.code == ErrorCode.TOO_LARGE
+            assert context.receive_memory.used < 6 * MIB

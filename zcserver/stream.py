@@ -266,7 +266,9 @@ class Stream:
     async def receive(self) -> Message:
         """The next whole message. Raises anyio.EndOfStream after the last one.
 
-        A message over the context's ``max_message`` resets the stream and raises MessageTooLargeError.
+        A message over the context's ``max_message`` resets the stream and raises MessageTooLargeError. If it
+        is above the stream's window, too, and begins while nobody waits here, it may still be taken by
+        :meth:`receive_into` or in :meth:`chunks`: a body behind its header, say.
         """
         inbox = self._inbox
         if inbox.mode != MESSAGES:
@@ -386,7 +388,7 @@ class Stream:
                 else:
                     await self._news.wait()
         finally:
-            self._receiving = False
+            self._receiving = channel.wants_news = False
 
     def _check_alone(self) -> None:
         if self._receiving:

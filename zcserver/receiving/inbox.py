@@ -109,25 +109,16 @@ class Inbox:
         if self._assembly is not None:
             self._target = self._assembly[self._assembly_total :]
             return
+        if self._open_length + length + remaining > self.max_message and self.mode == MESSAGES:
+            self._doubt(length, remaining)
         if not remaining and not self._open_bytes and self._sink is None:  # a whole message, most often
-            if length > self.max_message and self.mode == MESSAGES:
-                raise self._too_large(length)
             self._target = self._take(length) if length > SMALL else None
             return
-        if self.mode == MESSAGES and remaining and not self._open_bytes:
-            total = length + remaining if remaining != UNKNOWN else length
-            if total > self.max_message:
-                raise self._too_large(total)
-            if remaining != UNKNOWN:
-                self._assembly = self._claim(total)
-                if self._assembly is not None:
-                    self._target = self._assembly
-                    return
-        if self.mode == MESSAGES and self._open_length + length > self.max_message:
-            raise MessageTooLargeError(
-                f"a message of more than {self._open_length} bytes exceeds max_message "
-                f"({self.max_message} bytes): read it with receive_into() or chunks()"
-            )
+        if self.mode == MESSAGES and 0 < remaining < UNKNOWN and not self._open_bytes:
+            self._assembly = self._claim(length + remaining)
+            if self._assembly is not None:
+                self._target = self._assembly
+                return
         self._target = self._memory.take(length) if length > SMALL and not self._sink_open() else None
 
     def _take(self, nbytes: int) -> memoryview:
@@ -146,8 +137,20 @@ class Inbox:
     def _placed(self, nbytes: int) -> memoryview | None:
         return self.place(nbytes) if self.place is not None and nbytes > SMALL else None
 
-    def _too_large(self, total: int) -> MessageTooLargeError:
-        return MessageTooLargeError(
+    def _doubt(self, length: int, remaining: int) -> None:
+        """A frame came of a message which is, or may become, larger than what is assembled.
+
+        One that begins while nobody waits for a whole message, and cannot be here before somebody asks, is
+        left to who asks next.
+        """
+        come = self._open_length + length
+        total = come if remaining == UNKNOWN else come + remaining
+        if total <= self.max_message:
+            return
+        if come <= self.max_message and total > self.max_window and not self.state.owner.wants_news:
+            self.mode = UNDECIDED
+            return
+        raise MessageTooLargeError(
             f"a message of {total} bytes exceeds max_message ({self.max_message} bytes): read it with "
             f"receive_into() or chunks(), or raise max_message"
         )
