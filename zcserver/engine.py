@@ -19,6 +19,7 @@ from zcserver_protocol.frames import END_STREAM, FEATURE_CRC32C
 from zcserver_protocol.states import UNANSWERED
 from zcserver_protocol.streams import Args, StreamState
 
+from .again import again
 from .channel import Channel
 from .context import Context
 from .ending import Ending, Phase
@@ -257,7 +258,7 @@ class Engine:
     def check_alive(self) -> None:
         """Raise what ended the connection, if anything did."""
         if self.ending.error is not None:
-            raise self.ending.error.with_traceback(None)
+            raise again(self.ending.error)
         if self.ending.phase is Phase.CLOSED:
             raise ConnectionLostError(f"the connection {self.name} is closed")
 

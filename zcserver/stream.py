@@ -10,6 +10,7 @@ import anyio.to_thread
 from zcserver_protocol.errors import ErrorCode
 from zcserver_protocol.frames import HEADER_SIZE
 
+from .again import again
 from .channel import Channel
 from .errors import MisuseError, PoolTimeoutError
 from .kernel.calls import address_of
@@ -163,7 +164,7 @@ class Stream:
     def _check_sendable(self) -> None:
         channel = self._channel
         if channel.error is not None:
-            raise channel.error.with_traceback(None)
+            raise again(channel.error)
         if channel.last_completion is not None:
             raise MisuseError(f"{self!r} was ended: no message can be sent after end=True or end()")
         self._engine.check_alive()
@@ -380,7 +381,7 @@ class Stream:
                 if self._inbox.ended:
                     raise anyio.EndOfStream
                 if channel.error is not None:
-                    raise channel.error.with_traceback(None)
+                    raise again(channel.error)
                 self._news = anyio.Event()
                 channel.wants_news = True
                 if channel.starving:
@@ -421,7 +422,7 @@ class Stream:
         channel = self._channel
         while channel.reply is None:
             if channel.error is not None:
-                raise channel.error.with_traceback(None)
+                raise again(channel.error)
             if self._inbox.ended:
                 raise anyio.EndOfStream
             self._replied = anyio.Event()
@@ -450,7 +451,7 @@ class Stream:
         channel = self._channel
         while channel.peer_commits < count:
             if channel.error is not None:
-                raise channel.error.with_traceback(None)
+                raise again(channel.error)
             if self._inbox.ended:
                 raise anyio.EndOfStream
             if self._committed is None:
@@ -479,7 +480,7 @@ class Stream:
     def check_open(self) -> None:
         """Raise what ended the stream early, if anything did."""
         if self._channel.error is not None:
-            raise self._channel.error.with_traceback(None)
+            raise again(self._channel.error)
 
     def reset(self, code: int = ErrorCode.CANCELLED, reason: str = "") -> None:
         """Give the stream up in both directions; the peer's calls raise StreamResetError with this."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import anyio
 
+from zcserver.again import again
+
 _log = logging.getLogger("zcserver")
 
 
@@ -33,7 +35,7 @@ class Completion:
                 self._event = anyio.Event()
             await self._event.wait()
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise again(self._error)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self.wait().__await__()
