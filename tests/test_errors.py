@@ -1,5 +1,6 @@
 """What goes wrong is said clearly, costs as little as it must, and never hangs."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -384,6 +385,30 @@ async def test_a_reset_reaches_all_who_wait_with_code_and_reason(make_context):
         other, their_other = await ends.stream()
         await other.send(b"the connection lives on")
         assert bytes(await their_other.receive()) == b"the connection lives on"
+
+
+@pytest.mark.parametrize("end", ["reply", "abort"])
+async def test_all_who_wait_for_the_reply_are_woken(make_context, end):
+    with contextlib.suppress(zcserver.ConnectionLostError):
+        async with joined(make_context()) as ends:
+            ours, theirs = await ends.stream()
+            learned = []
+
+            async def wait():
+                try:
+                    learned.append(await ours.response())
+                except zcserver.ConnectionLostError:
+                    learned.append("abort")
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                if end == "reply":
+                    await theirs.reply(size=5)
+                else:
+                    ours.connection.abort()
+            assert learned == 3 * [{"size": 5} if end == "reply" else "abort"]
 
 
 async def test_a_message_too_large_resets_its_stream_and_says_how_to_read_it(make_context):

@@ -290,3 +290,21 @@ async def test_a_refusal_continues_the_control_frames_before_it(make_context, ke
                 socket.cutting = socket.full = False
                 await peer.read_until(lambda: "Goaway" in peer.log, acknowledge=False)
     assert sorted(peer.log) == ["Credited", "Goaway", "Hello", "Replied"]
+
+
+async def test_a_completion_shows_what_it_is_of_and_how_that_stands(make_context):
+    async with serving(make_context()) as served:
+        stream, peer, theirs = await served.peer()
+        completion = await stream.send(b"x" * 5)
+        batch = await stream.connection.acquire_batch(MIB)
+        for _ in range(3):
+            batch.add(10)
+        several = await stream.send(batch)
+        assert repr(completion) == "<Completion of 5 bytes, on its way>"
+        assert repr(several) == "<Completion of 3 messages, on its way>"
+        await peer.read_until(lambda: len(peer.messages.get(theirs.id, ())) == 4)
+        await completion
+        assert repr(completion) == "<Completion of 5 bytes, acknowledged>"
+        lost = await stream.send(b"y")
+        stream.connection.abort()
+        assert repr(lost) == "<Completion of 1 bytes, failed>"

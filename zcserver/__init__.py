@@ -36,9 +36,10 @@ from .errors import (
     ZCServerError,
 )
 from .memory import Buffer
+from .receiving.message import Message
 from .sending.batch import Batch
 from .sending.completion import Completion
-from .stream import Message, Stream
+from .stream import Stream
 from .transport import (
     ZeroCopyServer,
     ZeroCopyTransport,

@@ -1,6 +1,7 @@
 """One stream of a connection, as the application sees it: messages both ways, on any anyio event loop."""
 
 import logging
+import operator
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from .errors import MisuseError, PoolTimeoutError
 from .kernel.calls import address_of
 from .memory import Buffer
 from .receiving.inbox import CHUNKS, MESSAGES
+from .receiving.message import Message
 from .sending.batch import Batch
 from .sending.completion import Completion
 from .sending.files import FileRegion, file_size
@@ -30,30 +32,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("zcserver")
 # Besides bytes: empty messages queue up too, and must not do so without bound.
 _QUEUED_MESSAGES: Final = 4096
-
-
-class Message:
-    """One received message. ``data`` is a memoryview of its bytes, in one piece.
-
-    The memory is the application's for as long as any view or array of it lives, and goes back by itself
-    after that; holding many messages holds receive memory. Messages of 16 to 340 KiB that came in together
-    share a piece of up to 1 MiB, which is held by any of them: copy out what you keep for long, by
-    ``bytes(message)``.
-    """
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __bytes__(self) -> bytes:
-        return bytes(self.data)
-
-    def __repr__(self) -> str:
-        return f"<Message of {len(self.data)} bytes>"
 
 
 class Stream:
@@ -180,8 +158,8 @@ class Stream:
         the completion resolves changes what the peer receives.
         """
         fd, size = file_size(file)
-        if nbytes is None:
-            nbytes = max(0, size - offset)
+        offset = operator.index(offset)
+        nbytes = max(0, size - offset) if nbytes is None else operator.index(nbytes)
         if offset < 0 or nbytes < 0 or offset + nbytes > size:
             raise MisuseError(f"bytes {offset} to {offset + nbytes} were asked for of a file that has {size}")
         if self._channel.outgoing:
@@ -425,18 +403,20 @@ class Stream:
                 raise again(channel.error)
             if self._inbox.ended:
                 raise anyio.EndOfStream
-            self._replied = anyio.Event()
+            if self._replied is None:
+                self._replied = anyio.Event()
             await self._replied.wait()
         return dict(channel.reply)
 
     def _on_reply(self) -> None:
-        if self._replied is not None:
-            self._replied.set()
+        replied, self._replied = self._replied, None
+        if replied is not None:
+            replied.set()
 
     async def commit(self, count: int) -> None:
         """Tell the peer that this application has processed the first ``count`` messages of the stream."""
         self.check_open()
-        self._engine.commit(self._channel, count)
+        self._engine.commit(self._channel, operator.index(count))
 
     @property
     def committed(self) -> int:
@@ -483,7 +463,15 @@ class Stream:
             raise again(self._channel.error)
 
     def reset(self, code: int = ErrorCode.CANCELLED, reason: str = "") -> None:
-        """Give the stream up in both directions; the peer's calls raise StreamResetError with this."""
+        """Give the stream up in both directions; the peer's calls raise StreamResetError with this.
+
+        ``code`` is 0 to 2³²−1; a ``reason`` of some kilobytes is cut short.
+        """
+        code = operator.index(code)
+        if not 0 <= code < 1 << 32:
+            raise MisuseError(f"the code of a reset is {code}: choose one of 0 to {(1 << 32) - 1}")
+        if not isinstance(reason, str):
+            raise MisuseError(f"the reason of a reset is {reason!r}: give a text")
         self._engine.reset(self._channel, code, reason)
 
     def finish(self) -> None:

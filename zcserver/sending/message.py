@@ -128,6 +128,11 @@ class Outgoing(Completion):
             self.file.close()
         self.resolve(error)
 
+    def __repr__(self) -> str:
+        what = f"{self.nbytes} bytes" if self.batch is None else f"{len(self.batch.ends)} messages"
+        state = "failed" if self._error is not None else "acknowledged" if self.done else "on its way"
+        return f"<Completion of {what}, {state}>"
+
 
 def _still_read(error: BaseException) -> BaseException:
     lost = ConnectionLostError(f"{error}; the peer may still read the memory that was sent by reference")

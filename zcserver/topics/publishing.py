@@ -7,7 +7,8 @@ import anyio
 
 from zcserver.errors import MessageTooLargeError, StreamResetError
 from zcserver.memory import Buffer
-from zcserver.stream import Message, Stream
+from zcserver.receiving.message import Message
+from zcserver.stream import Stream
 from zcserver.topic_protocol import (
     INLINE,
     MAX_KEY,

@@ -1,0 +1,50 @@
+"""A wrong argument is refused at once, and nothing has changed."""
+
+import tempfile
+
+import pytest
+
+import zcserver
+from tests.raw_peer import joined
+
+pytestmark = pytest.mark.anyio
+REFUSED = (TypeError, zcserver.MisuseError)
+
+
+@pytest.mark.parametrize("where", [(1.5,), (0, 10.5), (0, 10.0), ("1",), (-1,), (0, 1001)])
+async def test_of_a_place_in_a_file(make_context, where):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        with tempfile.TemporaryFile() as file:
+            file.write(b"x" * 1000)
+            file.flush()
+            with pytest.raises(REFUSED):
+                await ours.send_file(file, *where)
+            await ours.send_file(file, 0, 10, end=True)
+        assert bytes(await theirs.receive()) == b"x" * 10
+
+
+@pytest.mark.parametrize("why", [(-1,), (1 << 32,), ("x",), (1.5,), (5, None), (5, b"y")])
+async def test_of_a_reset(make_context, why):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        with pytest.raises(REFUSED):
+            ours.reset(*why)
+        await ours.send(b"it lives")
+        assert bytes(await theirs.receive()) == b"it lives"
+        ours.reset(5, "y" * 100_000)
+        with pytest.raises(zcserver.StreamResetError, match="yyy") as caught:
+            await theirs.receive()
+        assert caught.value.code == 5
+
+
+@pytest.mark.parametrize("count", ["x", 0.0])
+async def test_of_a_commit(make_context, count):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        await ours.send(b"x")
+        await theirs.receive()
+        with pytest.raises(REFUSED):
+            await theirs.commit(count)
+        await theirs.commit(1)
+        await ours.wait_committed(1)
