@@ -3,6 +3,7 @@
 import logging
 import operator
 from collections.abc import AsyncIterator, Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("zcserver")
 # Besides bytes: empty messages queue up too, and must not do so without bound.
 _QUEUED_MESSAGES: Final = 4096
+_LEFT: Final = "the stream was left before its end"
 
 
 class Stream:
@@ -40,6 +42,10 @@ class Stream:
     ``method``, ``path`` and ``args`` are what the opener said. Any number of tasks may send; one receives.
     Iterate over it for whole messages, or use :meth:`chunks` or :meth:`receive_into`. ``on_change`` is called
     when the peer has committed messages, has ended its side, or the stream has failed.
+
+    Open it by ``async with await connection.open(…) as stream``: one that is dropped before both sides have
+    ended stays open, and keeps what it received, as long as its connection. Leaving the block gives up what
+    goes on: after an error or a cancellation at once, otherwise once what was sent up to an end is delivered.
     """
 
     def __init__(self, connection: "Connection", channel: Channel) -> None:
@@ -474,6 +480,19 @@ class Stream:
             raise MisuseError(f"the reason of a reset is {reason!r}: give a text")
         self._engine.reset(self._channel, code, reason)
 
+    async def __aenter__(self) -> "Stream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        last = self._channel.last_completion
+        if kind is None and last is not None:
+            self._stop_behind(last, ErrorCode.CANCELLED, _LEFT)
+        elif last is None or not self._inbox.ended:
+            self.reset(ErrorCode.CANCELLED, _LEFT)
+        self._inbox.drop()
+
     def finish(self) -> None:
         """The handler has returned: end our side; once that is delivered, stop the peer's if it goes on."""
         channel = self._channel
@@ -483,17 +502,21 @@ class Stream:
         engine.flush_soon()
         if channel.error is not None or engine.error is not None:
             return
+        last = channel.last_completion
+        if last is None:
+            last = marker = end_marker()
+            engine.send(channel, marker)
+        self._stop_behind(last, ErrorCode.NO_ERROR, "the receiver is done with this stream")
+
+    def _stop_behind(self, last: Completion, code: int, reason: str) -> None:
+        """Once the peer has all that we sent, stop what it sends, if it has not ended that itself."""
+        engine, channel = self._engine, self._channel
 
         def stop(completion: Completion) -> None:
             if completion.error is None:
-                engine.reset(channel, ErrorCode.NO_ERROR, "the receiver is done with this stream")
+                engine.reset(channel, code, reason)
 
-        if channel.last_completion is not None:
-            channel.last_completion.add_done_callback(stop)
-        else:
-            marker = end_marker()
-            marker.add_done_callback(stop)
-            engine.send(channel, marker)
+        last.add_done_callback(stop)
 
     def __repr__(self) -> str:
         return f"<Stream {self._channel.state.id} {self.method} {self.path!r} of {self.connection.name}>"
