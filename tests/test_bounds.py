@@ -135,11 +135,12 @@ async def test_who_waits_for_memory_that_stays_away_is_told_whatever_else_goes_o
             await busy.receive()
             memory = context.receive_memory
             kept = memory.take(memory.limit - memory.used)
-            await connection.open("GET", "/waiting")
+            waiting = await connection.open("GET", "/waiting")
             while not failed.is_set():
                 await busy.send(b"ping")
                 await busy.receive()
             del kept
+            waiting.reset()
 
 
 @pytest.mark.parametrize("used", [3, 4])

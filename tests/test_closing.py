@@ -122,7 +122,8 @@ async def test_a_stream_cannot_be_opened_while_the_peer_takes_leave(make_context
             zcserver.connect(port=serving_end.port, context=make_context()) as connection,
             anyio.create_task_group() as tasks,
         ):
-            await (await connection.open("GET", "/")).send(b"")
+            stream = await connection.open("GET", "/")
+            await stream.send(b"")
             tasks.start_soon(serving_end.aclose)
             await until(lambda: connection.engine.codec.goaway_received)
             with pytest.raises(zcserver.ConnectionLostError, match="new connection"):

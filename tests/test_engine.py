@@ -44,7 +44,7 @@ async def test_who_waits_to_open_a_stream_may_when_our_half_of_the_last_one_has_
 
 async def test_a_stream_that_may_not_be_opened_is_promised_nothing(one_stream):
     async with joined(one_stream) as ends:
-        await ends.stream()
+        _the_one = await ends.stream()
         promised = one_stream.receive_memory.promised
         with pytest.raises(TooManyStreams):
             ends.client.engine.open("TEST", "/", {})

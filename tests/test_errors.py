@@ -192,7 +192,7 @@ async def test_a_cancelled_send_leaves_no_half_message_and_the_buffer_with_its_o
         buffer = await stream.connection.acquire(64 * KIB)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.send, buffer)
-            await until(lambda: stream._room is not None)
+            await until(lambda: stream._wakeups._room is not None)
             tasks.cancel_scope.cancel()
         assert buffer.state == BufferState.FILLING
         buffer.view[:] = b"y" * 64 * KIB

@@ -1,6 +1,8 @@
 """A stream that is left, for whatever reason, costs its connection nothing any more."""
 
 import contextlib
+import gc
+import threading
 
 import anyio
 import pytest
@@ -60,6 +62,8 @@ async def test_what_was_sent_up_to_the_end_arrives_although_the_answer_is_not_wa
         async with ours:
             completion = await ours.send(bytes(12 * MIB), end=True)
             assert not completion.done
+        del ours
+        gc.collect()
         assert len(await theirs.receive()) == 12 * MIB
         await completion
         await until(lambda: theirs.failed)
@@ -86,3 +90,56 @@ async def test_a_stream_both_sides_of_which_have_ended_is_left_as_it_is(make_con
         await completion
         assert theirs.failed is None
         await left(ends.client)
+
+
+def in_thread(streams):
+    thread = threading.Thread(target=streams.clear)
+    thread.start()
+    thread.join()
+
+
+def in_collector(streams):
+    streams[0].args["itself"] = streams[0]
+    streams.clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize("drop", [list.clear, in_thread, in_collector])
+async def test_a_stream_that_is_dropped_is_given_up(make_context, drop):
+    async with joined(make_context()) as ends:
+        *streams, theirs = await ends.stream()
+        await theirs.send(bytes(MIB))
+        await until(lambda: streams[0]._inbox.held)
+        with pytest.warns(ResourceWarning, match="was dropped before its end"):
+            drop(streams)
+        await until(lambda: theirs.failed)
+        with pytest.raises(zcserver.StreamResetError, match="left before its end"):
+            await theirs.send(b"more")
+        await left(ends.client)
+
+
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.filterwarnings("ignore:.*was dropped:ResourceWarning")
+async def test_what_was_sent_on_a_stream_that_is_dropped_arrives(make_context, end):
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        completion = await ours.send(bytes(12 * MIB), end=end)
+        del ours
+        gc.collect()
+        assert len(await theirs.receive()) == 12 * MIB
+        await completion
+        await until(lambda: theirs.failed)
+        await left(ends.client)
+
+
+async def test_streams_that_are_over_may_be_dropped(make_context):
+    async with joined(make_context()) as ends:
+        for _ in range(3):
+            ours, theirs = await ends.stream()
+            await theirs.send(b"all", end=True)
+            await ours.end()
+            assert [bytes(message) async for message in ours] == [b"all"]
+            other, _ = await ends.stream()
+            other.reset()
+            del ours, other
+            gc.collect()

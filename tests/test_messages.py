@@ -256,10 +256,10 @@ async def test_frames_that_go_together_arrive_whole_however_little_the_socket_ta
             await stream.send(bytes(message))
 
     async def converse(connection, path):
-        stream = await connection.open("ECHO", path)
-        for number in range(10):
-            await stream.send(path.encode() * number)
-            assert bytes(await stream.receive()) == path.encode() * number
+        async with await connection.open("ECHO", path) as stream:
+            for number in range(10):
+                await stream.send(path.encode() * number)
+                assert bytes(await stream.receive()) == path.encode() * number
 
     context = make_context(kernel=Sipping())
     with deadline():

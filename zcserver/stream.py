@@ -1,8 +1,9 @@
 """One stream of a connection, as the application sees it: messages both ways, on any anyio event loop."""
 
-import logging
 import operator
+import warnings
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,13 +27,12 @@ from .sending.foreign import ForeignMemory
 from .sending.lanes import REFERENCE_THRESHOLD
 from .sending.message import Outgoing, batch_of_messages, end_marker
 from .views import as_bytes, is_mapped
+from .wakeups import QUEUED_MESSAGES, Wakeups
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .engine import Engine
 
-_log = logging.getLogger("zcserver")
-# Besides bytes: empty messages queue up too, and must not do so without bound.
-_QUEUED_MESSAGES: Final = 4096
 _LEFT: Final = "the stream was left before its end"
 
 
@@ -43,9 +43,9 @@ class Stream:
     Iterate over it for whole messages, or use :meth:`chunks` or :meth:`receive_into`. ``on_change`` is called
     when the peer has committed messages, has ended its side, or the stream has failed.
 
-    Open it by ``async with await connection.open(…) as stream``: one that is dropped before both sides have
-    ended stays open, and keeps what it received, as long as its connection. Leaving the block gives up what
-    goes on: after an error or a cancellation at once, otherwise once what was sent up to an end is delivered.
+    Open it by ``async with await connection.open(…) as stream``: leaving the block gives up what goes on,
+    after an error or a cancellation at once, otherwise once what was sent up to an end is delivered. One
+    that its opener drops is given up, too, with a ResourceWarning if the peer had not ended its side.
     """
 
     def __init__(self, connection: "Connection", channel: Channel) -> None:
@@ -58,16 +58,17 @@ class Stream:
         self._channel = channel
         self._inbox = channel.inbox
         self._high_water = connection.context.limits.window
-        self._news: anyio.Event | None = None
-        self._room: anyio.Event | None = None
-        self._replied: anyio.Event | None = None
-        self._committed: anyio.Event | None = None
-        self.on_change: Callable[[], object] = _ignore
+        self._wakeups = Wakeups(channel, self._high_water)
         self._receiving = False
-        channel.on_news = self._on_news
-        channel.on_room = self._on_room
-        channel.on_reply = self._on_reply
-        channel.on_commit = self._on_commit
+        self._left = False
+
+    @property
+    def on_change(self) -> Callable[[], object]:
+        return self._wakeups.on_change
+
+    @on_change.setter
+    def on_change(self, callback: Callable[[], object]) -> None:
+        self._wakeups.on_change = callback
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -85,7 +86,7 @@ class Stream:
         StreamResetError or ConnectionLostError when stream or connection are dead.
         """
         channel = self._channel
-        if channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES:
+        if channel.queued >= self._high_water or len(channel.outgoing) >= QUEUED_MESSAGES:
             await self._wait_for_room()
         if channel.error is not None or channel.last_completion is not None:
             self._check_sendable()
@@ -116,7 +117,7 @@ class Stream:
         caller has sealed it and holds it himself; otherwise as :meth:`send`.
         """
         channel = self._channel
-        if channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES:
+        if channel.queued >= self._high_water or len(channel.outgoing) >= QUEUED_MESSAGES:
             await self._wait_for_room()
         self._check_sendable()
         buffer.hold()
@@ -207,31 +208,14 @@ class Stream:
         """
         channel = self._channel
         while (channel.outgoing or not self.credit) and channel.error is None:
-            await self._wait_for_news_of_room()
+            await self._wakeups.room()
 
     async def _wait_for_room(self) -> None:
-        """Until half of what may queue is gone: a wake-up for every frame would cost more than the frame."""
         channel = self._channel
-        while (channel.queued >= self._high_water or len(channel.outgoing) >= _QUEUED_MESSAGES) and (
+        while (channel.queued >= self._high_water or len(channel.outgoing) >= QUEUED_MESSAGES) and (
             channel.error is None
         ):
-            await self._wait_for_news_of_room()
-
-    async def _wait_for_news_of_room(self) -> None:
-        if self._room is None:
-            self._room = anyio.Event()
-            self._channel.room_below = self._high_water >> 1
-        await self._room.wait()
-
-    def _on_room(self) -> None:
-        room, channel = self._room, self._channel
-        if room is not None and (
-            (channel.queued <= self._high_water >> 1 and len(channel.outgoing) <= _QUEUED_MESSAGES >> 1)
-            or channel.error is not None
-        ):
-            self._room = None
-            channel.room_below = -1
-            room.set()
+            await self._wakeups.room()
 
     # -- receiving -----------------------------------------------------------------------------------
 
@@ -366,12 +350,11 @@ class Stream:
                     raise anyio.EndOfStream
                 if channel.error is not None:
                     raise again(channel.error)
-                self._news = anyio.Event()
-                channel.wants_news = True
+                news = self._wakeups.news()
                 if channel.starving:
-                    await self._wait_for_memory(self._news)
+                    await self._wait_for_memory(news)
                 else:
-                    await self._news.wait()
+                    await news.wait()
         finally:
             self._receiving = channel.wants_news = False
 
@@ -389,11 +372,6 @@ class Stream:
                 f"messages (and arrays made from them), or raise receive_memory"
             )
 
-    def _on_news(self) -> None:
-        if self._news is not None:
-            self._channel.wants_news = False
-            self._news.set()
-
     # -- both ----------------------------------------------------------------------------------------
 
     async def reply(self, **args: Any) -> None:
@@ -409,15 +387,8 @@ class Stream:
                 raise again(channel.error)
             if self._inbox.ended:
                 raise anyio.EndOfStream
-            if self._replied is None:
-                self._replied = anyio.Event()
-            await self._replied.wait()
+            await self._wakeups.reply()
         return dict(channel.reply)
-
-    def _on_reply(self) -> None:
-        replied, self._replied = self._replied, None
-        if replied is not None:
-            replied.set()
 
     async def commit(self, count: int) -> None:
         """Tell the peer that this application has processed the first ``count`` messages of the stream."""
@@ -440,18 +411,7 @@ class Stream:
                 raise again(channel.error)
             if self._inbox.ended:
                 raise anyio.EndOfStream
-            if self._committed is None:
-                self._committed = anyio.Event()
-            await self._committed.wait()
-
-    def _on_commit(self) -> None:
-        committed, self._committed = self._committed, None
-        if committed is not None:
-            committed.set()
-        try:
-            self.on_change()
-        except Exception:  # noqa: BLE001 – the program's; it costs nobody the connection
-            _log.exception("on_change of %r raised", self)
+            await self._wakeups.commit()
 
     @property
     def is_over(self) -> bool:
@@ -486,9 +446,10 @@ class Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         last = self._channel.last_completion
         if kind is None and last is not None:
-            self._stop_behind(last, ErrorCode.CANCELLED, _LEFT)
+            _stop_behind(last, self._engine, self._channel, ErrorCode.CANCELLED, _LEFT)
         elif last is None or not self._inbox.ended:
             self.reset(ErrorCode.CANCELLED, _LEFT)
         self._inbox.drop()
@@ -506,21 +467,41 @@ class Stream:
         if last is None:
             last = marker = end_marker()
             engine.send(channel, marker)
-        self._stop_behind(last, ErrorCode.NO_ERROR, "the receiver is done with this stream")
+        _stop_behind(last, engine, channel, ErrorCode.NO_ERROR, "the receiver is done with this stream")
 
-    def _stop_behind(self, last: Completion, code: int, reason: str) -> None:
-        """Once the peer has all that we sent, stop what it sends, if it has not ended that itself."""
-        engine, channel = self._engine, self._channel
-
-        def stop(completion: Completion) -> None:
-            if completion.error is None:
-                engine.reset(channel, code, reason)
-
-        last.add_done_callback(stop)
+    def __del__(self) -> None:
+        # May run in the middle of anything, even in another thread: the loop does it.
+        channel = self._channel
+        ended = self._left or (channel.inbox.ended and channel.last_completion is not None)
+        if ended or not channel.state.ours or channel.error is not None or self.connection.is_closed:
+            return
+        self.connection.threadsafe(partial(_dropped, self._engine, channel))
+        if not channel.inbox.ended:
+            words = (
+                f"{self!r} was dropped before its end; "
+                "open it by `async with await connection.open(...)`, or reset it"
+            )
+            warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:
         return f"<Stream {self._channel.state.id} {self.method} {self.path!r} of {self.connection.name}>"
 
 
-def _ignore() -> None:
-    pass
+def _dropped(engine: "Engine", channel: Channel) -> None:
+    """Nobody holds the stream that was opened here any more: what was sent is still delivered."""
+    channel.inbox.drop()
+    last = channel.outgoing[-1] if channel.outgoing else channel.last_completion
+    if last is None:
+        engine.reset(channel, ErrorCode.CANCELLED, _LEFT)
+    else:
+        _stop_behind(last, engine, channel, ErrorCode.CANCELLED, _LEFT)
+
+
+def _stop_behind(last: Completion, engine: "Engine", channel: Channel, code: int, reason: str) -> None:
+    """Once the peer has all up to ``last``, stop what it sends, if it has not ended that itself."""
+
+    def stop(completion: Completion) -> None:
+        if completion.error is None:
+            engine.reset(channel, code, reason)
+
+    last.add_done_callback(stop)

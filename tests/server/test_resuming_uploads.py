@@ -86,7 +86,7 @@ async def test_an_upload_goes_on_after_its_connection_was_lost(served, files, ma
         port = int(connection.name.rpartition(":")[2])
         with contextlib.suppress(zcserver.ConnectionLostError):
             async with zcserver.connect(port=port, context=make_context()) as lost:
-                await begin(lost)
+                _uploading = await begin(lost)
                 lost.abort()
         await until(lambda: files.active == 0)
         assert await go_on(connection) > 0

@@ -51,7 +51,8 @@ async def test_a_subscriber_that_stops_for_a_while_is_told_what_it_missed(
 @pytest.mark.parametrize("more", [3, 10])
 async def test_what_leaves_the_window_while_a_gap_is_announced_is_told_too(make_context, monkeypatch, more):
     most = 64
-    monkeypatch.setattr("zcserver.stream._QUEUED_MESSAGES", most)
+    monkeypatch.setattr("zcserver.stream.QUEUED_MESSAGES", most)
+    monkeypatch.setattr("zcserver.wakeups.QUEUED_MESSAGES", most)
     async with serving(make_context, SETTINGS) as served:
         topic = served.topics.topic("/t")
         reader = await subscriber(await served.connect())

@@ -76,9 +76,16 @@ class Publisher:
         await self.stream.wait_committed(self.messages)
 
 
+async def held(connection: Any, method: str, topic: str, **arguments: Any) -> zcserver.Stream:
+    """A stream that stays as long as its connection, whether the test goes on with it or not."""
+    stream: zcserver.Stream = await connection.open(method, topic, **arguments)
+    vars(connection).setdefault("held", []).append(stream)
+    return stream
+
+
 async def publisher(connection: Any, topic: str = "/t", name: str = "") -> Publisher:
     arguments = {"publisher": name} if name else {}
-    stream = await connection.open(PUBLISH, topic, **arguments)
+    stream = await held(connection, PUBLISH, topic, **arguments)
     reply = await stream.response()
     return Publisher(stream, reply["accepted"] + 1)
 
@@ -122,7 +129,7 @@ class Subscriber:
 
 async def subscriber(connection: Any, topic: str = "/t", **arguments: Any) -> Subscriber:
     given = {name.rstrip("_"): value for name, value in arguments.items()}
-    stream = await connection.open(SUBSCRIBE, topic, **given)
+    stream = await held(connection, SUBSCRIBE, topic, **given)
     return Subscriber(stream, await stream.response())
 
 
