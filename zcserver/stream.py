@@ -5,7 +5,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -17,6 +17,7 @@ from .again import again
 from .channel import Channel
 from .errors import MisuseError, PoolTimeoutError
 from .kernel.calls import address_of
+from .leaving import LEFT, dropped, stop_behind
 from .memory import Buffer
 from .receiving.inbox import CHUNKS, MESSAGES
 from .receiving.message import Message
@@ -31,9 +32,6 @@ from .wakeups import QUEUED_MESSAGES, Wakeups
 
 if TYPE_CHECKING:
     from .connection import Connection
-    from .engine import Engine
-
-_LEFT: Final = "the stream was left before its end"
 
 
 class Stream:
@@ -449,9 +447,9 @@ class Stream:
         self._left = True
         last = self._channel.last_completion
         if kind is None and last is not None:
-            _stop_behind(last, self._engine, self._channel, ErrorCode.CANCELLED, _LEFT)
+            stop_behind(last, self._engine, self._channel, ErrorCode.CANCELLED, LEFT)
         elif last is None or not self._inbox.ended:
-            self.reset(ErrorCode.CANCELLED, _LEFT)
+            self.reset(ErrorCode.CANCELLED, LEFT)
         self._inbox.drop()
 
     def finish(self) -> None:
@@ -467,7 +465,7 @@ class Stream:
         if last is None:
             last = marker = end_marker()
             engine.send(channel, marker)
-        _stop_behind(last, engine, channel, ErrorCode.NO_ERROR, "the receiver is done with this stream")
+        stop_behind(last, engine, channel, ErrorCode.NO_ERROR, "the receiver is done with this stream")
 
     def __del__(self) -> None:
         # May run in the middle of anything, even in another thread: the loop does it.
@@ -475,7 +473,7 @@ class Stream:
         ended = self._left or (channel.inbox.ended and channel.last_completion is not None)
         if ended or not channel.state.ours or channel.error is not None or self.connection.is_closed:
             return
-        self.connection.threadsafe(partial(_dropped, self._engine, channel))
+        self.connection.threadsafe(partial(dropped, self._engine, channel))
         if not channel.inbox.ended:
             words = (
                 f"{self!r} was dropped before its end; "
@@ -485,23 +483,3 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self._channel.state.id} {self.method} {self.path!r} of {self.connection.name}>"
-
-
-def _dropped(engine: "Engine", channel: Channel) -> None:
-    """Nobody holds the stream that was opened here any more: what was sent is still delivered."""
-    channel.inbox.drop()
-    last = channel.outgoing[-1] if channel.outgoing else channel.last_completion
-    if last is None:
-        engine.reset(channel, ErrorCode.CANCELLED, _LEFT)
-    else:
-        _stop_behind(last, engine, channel, ErrorCode.CANCELLED, _LEFT)
-
-
-def _stop_behind(last: Completion, engine: "Engine", channel: Channel, code: int, reason: str) -> None:
-    """Once the peer has all up to ``last``, stop what it sends, if it has not ended that itself."""
-
-    def stop(completion: Completion) -> None:
-        if completion.error is None:
-            engine.reset(channel, code, reason)
-
-    last.add_done_callback(stop)
