@@ -9,6 +9,7 @@ import anyio.abc
 
 from zcserver_protocol.errors import ErrorCode, TooManyStreams
 
+from .again import again
 from .channel import Channel
 from .context import Context
 from .drivers import Loop, running_loop
@@ -91,7 +92,7 @@ class Connection:
         """Wait for the handshake. Raises HandshakeError when the other end does not speak ZCP/1."""
         while self.engine.codec.peer is None:
             if self._is_over:
-                raise self.engine.error or ConnectionLostError(f"{self.name} is closed")
+                self.engine.check_alive()
             await self._wait_for_change()
 
     async def open(self, method: str, path: str, **args: Any) -> Stream:
@@ -160,7 +161,7 @@ class Connection:
             self.abort()
             raise
         if self.engine.error is not None and self.engine.ending.loss:
-            raise self.engine.error.with_traceback(None)
+            raise again(self.engine.error)
 
     @property
     def is_closed(self) -> bool:

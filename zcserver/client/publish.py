@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
+from zcserver.again import again
 from zcserver.errors import ConnectionLostError, MessageTooLargeError, MisuseError, PoolTimeoutError
 from zcserver.memory import Buffer
 from zcserver.stream import Stream
@@ -181,7 +182,7 @@ class Publisher:
     def _check_open(self) -> None:
         """Another task may close it, or learn that it is refused, whenever this one waits."""
         if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
+            raise again(self._refusal)
         if self._closed:
             raise MisuseError(f"the publisher of {self.topic} is closed: what was not accepted is given up")
 
