@@ -4,7 +4,8 @@ import anyio
 import pytest
 
 import zcserver
-from tests.server.requests import MIB, get, put
+from tests.server.requests import MIB, ask, get, put
+from zcserver.file_protocol import DIGEST
 from zcserver.pace import Pace
 from zcserver.server import FileServer, Root
 
@@ -75,6 +76,8 @@ async def test_a_connection_s_transfers_share_its_rate_and_arrive_whole(clock, t
             assert clock.now - 1000 == pytest.approx(2 - 0.1)
             assert (await get(connection, "/copy", stable=True))[1][:MIB] == content
             assert clock.now - 1000 == pytest.approx(3 - 0.1)
+            assert (await ask(connection, DIGEST, "/copy"))["size"] == MIB
+            assert clock.now - 1000 == pytest.approx(4 - 0.1)
         files.close()
 
 

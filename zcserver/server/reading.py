@@ -5,11 +5,12 @@ is acknowledged and it has been looked at once more; ``stable`` reads it into me
 digest of exactly what was sent.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
@@ -26,16 +27,22 @@ from zcserver_protocol.errors import ErrorCode
 
 from . import arguments
 from .access import Request
+from .digest import Digest
 from .listing import Listing
 from .paths import NotCachedError, OpenFile
 from .refusals import changed, refusals, shown
 from .roots import Roots
+from .turns import DIGESTS, LISTINGS, Turns
 
 _PIECE: Final = 1 << 20  # read and hashed at once
+_HASHED_AT_ONCE: Final = 32 << 20  # of a DIGEST, before others have their turn
 # Up to here, reading a file at its opening and looked at again at once costs less than a pipe and the wait
 # for the acknowledgement of its last byte.
 _SMALL: Final = 64 << 10
 _THREADS: Final = 32  # for each root: a slow disk keeps only its own requests waiting
+_LISTERS: Final = 8  # of them besides, since they keep a processor busy
+_LISTINGS: Final = 256  # held at once for all connections together
+_PAGES_AHEAD: Final = 8  # of a listing, on their way to the peer
 _encode: Final = msgspec.json.Encoder().encode
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -57,7 +64,11 @@ class Reader:
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
         self._threads = {root: anyio.CapacityLimiter(_THREADS) for root in roots.in_order()}
+        self._listers = {root: anyio.CapacityLimiter(_LISTERS) for root in (None, *roots.in_order())}
+        self._listings = 0
+        self._turns_to_list = Turns(LISTINGS)
         # Digests keep a processor busy each: they must not take the threads that open files.
+        self._turns_to_digest = Turns(DIGESTS)
         self._hashers = anyio.CapacityLimiter(max(1, len(os.sched_getaffinity(0))))
 
     async def _in_thread(
@@ -90,15 +101,40 @@ class Reader:
         }
 
     async def list(self, stream: Stream, request: Request, pace: Pace) -> None:
-        listing = Listing(self._roots, stream.path, arguments.flag(stream, "recursive"))
+        path = stream.path
+        listing = Listing(self._roots, path, arguments.flag(stream, "recursive"))
+        limiter = self._listers[None if self._roots.is_top(path) else self._roots.find(path)]
+        async with self._turns_to_list.of(stream):
+            with self._held_listing(path):
+                await self._send_pages(listing, limiter, stream, request, pace)
+
+    @staticmethod
+    async def _send_pages(
+        listing: Listing, limiter: anyio.CapacityLimiter, stream: Stream, request: Request, pace: Pace
+    ) -> None:
+        under_way: deque[Completion] = deque()
         more = True
         while more:
-            page = await self._in_thread(stream.path, listing.next_page)
+            if len(under_way) == _PAGES_AHEAD:
+                await under_way.popleft()
+            page = await anyio.to_thread.run_sync(listing.next_page, limiter=limiter)
             encoded = _encode(page)
             await pace.spend(len(encoded))
             more = page.more
-            await stream.send(encoded, end=not more)
+            under_way.append(await stream.send(encoded, end=not more))
             request.nbytes += len(encoded)
+        await under_way.pop()
+
+    @contextlib.contextmanager
+    def _held_listing(self, path: str) -> Iterator[None]:
+        if self._listings >= _LISTINGS:
+            words = f"the server has {_LISTINGS} listings under way, which is the most: try again later"
+            raise StreamResetError(ErrorCode.LIMIT, f"{shown(path)}: {words}")
+        self._listings += 1
+        try:
+            yield
+        finally:
+            self._listings -= 1
 
     async def get(self, stream: Stream, request: Request, pace: Pace) -> None:
         offset = arguments.number(stream, "offset") or 0
@@ -231,33 +267,18 @@ class Reader:
 
     async def digest(self, stream: Stream, request: Request, pace: Pace) -> None:
         validator = arguments.text(stream, "validator")
-        abandoned = threading.Event()
-        try:
-            file, digest = await anyio.to_thread.run_sync(
-                self._hash, stream.path, validator, abandoned, limiter=self._hashers, abandon_on_cancel=True
-            )
-        except BaseException:
-            abandoned.set()
-            raise
-        await stream.reply(algorithm=ALGORITHM, digest=digest, size=file.size, validator=file.validator)
+        part = min(_HASHED_AT_ONCE, pace.piece)
+        async with self._turns_to_digest.of(stream):
+            digest = Digest(stream.path, lambda: self._open(stream.path, validator))
+            try:
+                while not digest.whole:
+                    await pace.spend(
+                        await anyio.to_thread.run_sync(digest.proceed, part, limiter=self._hashers)
+                    )
+            finally:
+                digest.close()
+        await stream.reply(**digest.as_reply())
         await stream.end()
-
-    def _hash(self, path: str, validator: str | None, abandoned: threading.Event) -> tuple[OpenFile, str]:
-        """The file (closed again) and its SHA-256 in hexadecimal. Stops early when nobody waits any more."""
-        hasher = hashlib.new(ALGORITHM)
-        piece = memoryview(bytearray(_PIECE))
-        file = self._open(path, validator)
-        try:
-            position = 0
-            with refusals(path):
-                while not abandoned.is_set() and (count := os.preadv(file.fd, [piece], position)):
-                    hasher.update(piece[:count])
-                    position += count
-            if not file.unchanged():
-                raise changed(path)
-        finally:
-            file.close()
-        return file, hasher.hexdigest()
 
 
 def _pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
