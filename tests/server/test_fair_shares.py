@@ -1,5 +1,6 @@
 """What one connection may cost the others: listings and digests wait at its own expense."""
 
+import contextlib
 import os
 import tracemalloc
 
@@ -8,9 +9,9 @@ import pytest
 
 import zcserver
 from tests.raw_peer import deadline, until
-from tests.server.requests import ask, names, refused
+from tests.server.requests import MIB, ask, names, refused
 from zcserver import ErrorCode
-from zcserver.file_protocol import DIGEST, LIST, PAGE_ENTRIES
+from zcserver.file_protocol import DIGEST, GET, LIST, PAGE_ENTRIES
 from zcserver.server import FileServer, Root
 from zcserver.server.listing import Listing
 from zcserver.server.roots import Roots
@@ -40,8 +41,8 @@ def root(served):
         yield root
 
 
-@pytest.fixture
-async def two(root, make_context):
+@contextlib.asynccontextmanager
+async def two_clients(root, make_context):
     """A server, and connections of two clients, the first of which takes next to nothing that it is sent."""
     files = FileServer(root)
     with deadline():
@@ -90,42 +91,61 @@ def test_what_goes_while_it_is_listed_is_left_out(root, crowded, served):
     ]
 
 
-async def test_listings_that_a_connection_does_not_read_wait_for_each_other(two, root, crowded):
-    _, idle, other = two
-    streams = [await idle.open(LIST, "/") for _ in range(2 * LISTINGS)]
-    await until(lambda: root.opened == LISTINGS)
-    assert len(await names(other, "/")) == MANY
-    assert root.opened == LISTINGS + 1
-    for stream in streams:
-        assert len([message async for message in stream]) == MANY // PAGE_ENTRIES + 1
-    assert root.opened == 2 * LISTINGS + 1
+async def test_listings_that_a_connection_does_not_read_wait_for_each_other(root, crowded, make_context):
+    pages = []
+
+    async def read(stream):
+        pages.append(len([message async for message in stream]))
+
+    async with two_clients(root, make_context) as (_, idle, other):
+        streams = [await idle.open(LIST, "/") for _ in range(2 * LISTINGS)]
+        await until(lambda: root.opened == LISTINGS)
+        assert len(await names(other, "/")) == MANY
+        assert root.opened == LISTINGS + 1
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(read, stream)
+        assert pages == [MANY // PAGE_ENTRIES + 1] * len(streams)
 
 
-async def test_listings_of_all_connections_together_have_a_bound(two, crowded, root, monkeypatch):
+async def test_listings_of_all_connections_together_have_a_bound(crowded, root, make_context, monkeypatch):
     monkeypatch.setattr("zcserver.server.reading._LISTINGS", 2)
-    _, idle, other = two
-    first = await idle.open(LIST, "/")
-    await idle.open(LIST, "/")
-    await until(lambda: root.opened == 2)
-    with refused(ErrorCode.LIMIT, r"/: .* 2 listings under way, which is the most: try again later"):
-        await names(other, "/")
-    first.reset()
-    while True:
-        try:
-            assert len(await names(other, "/")) == MANY
-            break
-        except zcserver.StreamResetError:  # the server has yet to hear of it
-            await anyio.lowlevel.checkpoint()
+    async with two_clients(root, make_context) as (files, idle, other):
+        first = await idle.open(LIST, "/")
+        await idle.open(LIST, "/")
+        await until(lambda: root.opened == 2)
+        with refused(ErrorCode.LIMIT, r"/: .* 2 listings under way, which is the most: try again later"):
+            await names(other, "/")
+        first.reset()
+        await until(lambda: files.active == 1)
+        assert len(await names(other, "/")) == MANY
 
 
-async def test_digests_of_one_connection_do_not_keep_another_s_waiting(two, served, root):
+async def test_digests_of_one_connection_do_not_keep_another_s_waiting(served, root, make_context):
     (served / "huge").touch()
     os.truncate(served / "huge", 1 << 40)
     (served / "short").write_bytes(b"short")
-    files, idle, other = two
     many = 4 * len(os.sched_getaffinity(0)) * DIGESTS
-    for _ in range(many):
-        await idle.open(DIGEST, "/huge")
-    await until(lambda: files.active == many)
-    assert (await ask(other, DIGEST, "/short"))["size"] == 5
-    assert root.opened == DIGESTS + 1
+    async with two_clients(root, make_context) as (files, idle, other):
+        for _ in range(many):
+            await idle.open(DIGEST, "/huge")
+        await until(lambda: files.active == many)
+        assert (await ask(other, DIGEST, "/short"))["size"] == 5
+        assert root.opened == DIGESTS + 1
+
+
+async def test_a_get_that_is_not_read_holds_one_descriptor_of_its_file(served, root, make_context):
+    (served / "file").write_bytes(bytes(MIB))
+
+    def descriptors():
+        held = 0
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                held += os.readlink(f"/proc/self/fd/{fd}") == str(served / "file")
+        return held
+
+    async with two_clients(root, make_context) as (files, idle, _):
+        for _ in range(20):
+            await idle.open(GET, "/file")
+        await until(lambda: files.active == 20)
+        await until(lambda: descriptors() == 20)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -62,6 +63,14 @@ def failing(*arguments, environment=None):
     (line,) = done.stderr.splitlines()
     assert not done.stdout
     return done.returncode, line.removeprefix("zcserver: ")
+
+
+def test_as_many_descriptors_as_the_hard_limit_allows(served):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512))
+
+    with serving(served, "--port", 0, preexec_fn=limited) as process:
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (512, 512)
 
 
 def run(work, **where):

@@ -73,8 +73,9 @@ def _serve(
 
     Several directories are offered by name, each as NAME=DIR. Prints a line with the URL, then runs until
     Ctrl-C (exit code 130), SIGTERM (0) or SIGHUP (129), which let running transfers finish. Nothing outside
-    DIR can be reached. It listens on 127.0.0.1:7420 by default. There is no authentication yet: beyond
-    loopback, anyone who reaches the port can read DIR, and change it with --writable.
+    DIR can be reached. It listens on 127.0.0.1:7420 by default, and opens as many files and connections as
+    the hard limit (ulimit -Hn) allows. There is no authentication yet: beyond loopback, anyone who reaches
+    the port can read DIR, and change it with --writable.
 
     With --topics, clients publish and subscribe (pub, sub) beside that, or without any DIR. A topic is made
     when it is first used, and kept in memory only.

@@ -32,8 +32,16 @@ OnRequest = Callable[[Request], object]
 _RECEIVE_MEMORY: Final = 256 * MIB
 
 
+def _use_all_descriptors() -> None:
+    """The soft limit is low for the sake of programs that call select(2), which this one does not."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may not have it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def serve_directory(settings: ServeSettings) -> ExitCode:
     """Serve until a signal, then finish what runs. A second signal ends it at once."""
+    _use_all_descriptors()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     async with contextlib.AsyncExitStack() as stack:
         on_request = _access_log(settings, stack)

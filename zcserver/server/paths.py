@@ -80,14 +80,10 @@ class OpenFile:
         return validator_of(os.fstat(self.fd)) != self.validator
 
     def unchanged(self, cached: bool = False) -> bool:
-        """Whether it still is what it was when it was opened, and what its path names.
+        """Whether its path still names it, and it is what it was when it was opened. It may be closed by now.
 
         ``cached``: NotCachedError if the disk is needed to tell.
         """
-        if cached and not self._root.local:  # (even fstat may ask somebody there)
-            raise NotCachedError
-        if self.rewritten():
-            return False
         try:
             return validator_of(self._root.stat(self._relative, cached)) == self.validator
         except OSError:

@@ -225,6 +225,7 @@ class Reader:
             except MisuseError as error:  # it has become shorter since it was announced
                 raise changed(stream.path) from error
             request.nbytes += count
+        file.close()  # (the stream has a descriptor of its own, until the last byte is read)
         if completion is not None:
             await completion
         if not await self._unchanged(stream.path, file):
