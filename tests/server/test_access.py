@@ -28,8 +28,8 @@ def test_a_text_line_has_the_same_columns_whatever_the_path():
     )
     line = request(peer="name of\na socket").as_text()
     assert line.split()[1] == "name%20of%0Aa%20socket"
-    line = request(path="/a b\n2023 forged\x1b[31m ü\u2028").as_text()
-    assert line.split()[3] == "/a%20b%0A2023%20forged%1B[31m%20ü%E2%80%A8"
+    line = request(path="/a b\n2023 forged\x1b[31m ü/\u2028").as_text()
+    assert line.split()[3] == "/a%20b%0A2023%20forged%1B[31m%20ü/%E2%80%A8"
     assert len(line.split()) == 8
     assert line.isprintable()
 
@@ -41,6 +41,17 @@ def test_a_json_line_is_one_object_with_the_path_as_it_came():
         "time": 1_700_000_000.25, "peer": "192.0.2.1:7", "method": "GET", "path": "/a b\n\x1b ü",
         "status": "OK", "bytes": 12, "seconds": 0.5, "lane": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("as_line", [Request.as_text, Request.as_json])
+@pytest.mark.parametrize("unusual", ["\u00ad", "x", "\x01"])
+def test_long_paths_are_cut(as_line, unusual):
+    one = request(path="/" + unusual * 16_000, to="/" + unusual * 16_000)
+    one.end(None, 0)
+    assert len(as_line(one)) < 2 * 6 * 1024 + 200
+    assert "…" in as_line(one)
+    if as_line is Request.as_text:
+        assert len(as_line(one)) < 2 * 1024 + 200
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -17,16 +18,23 @@ from zcserver_protocol.errors import ErrorCode
 LogFormat = Literal["text", "json"]
 OK: Final = "OK"
 _WAITING: Final = 10_000  # lines; more than a disk that stalls should cost in memory
+_LONGEST: Final = 1024  # characters of a path: a request may name 16 KiB, and many such cost a disk
+_UNUSUAL: Final = re.compile(r"[\x00-\x20\x7f]|[^\x00-\x7f]+")
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def _percent(character: str) -> str:
-    return quote(character, safe="", errors="surrogatepass")
+def _percent(found: re.Match[str]) -> str:
+    text = found[0]
+    return text if text.isprintable() and text != " " else quote(text, safe="", errors="surrogatepass")
 
 
 def _column(text: str) -> str:
     """A peer's words without what could forge lines, colour a terminal or, as spaces do, shift columns."""
-    return "".join(c if c.isprintable() and not c.isspace() else _percent(c) for c in text)
+    return _cut(_UNUSUAL.sub(_percent, text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 @dataclass(slots=True)
@@ -35,7 +43,8 @@ class Request:
 
     ``time``: when it began, seconds since 1970. ``status``: OK or the reset code's name; LOST and CANCELLED
     when connection or server went away. ``nbytes``: payload carried, in either direction. ``lane``: which way
-    the server sent a file: file or copy, else empty. ``to``: the new path of what is renamed.
+    the server sent a file: file or copy, else empty. ``to``: the new path of what is renamed. When it has
+    ended, both paths are cut after 1024 characters.
     """
 
     peer: str
@@ -50,6 +59,7 @@ class Request:
 
     def end(self, error: BaseException | None, seconds: float) -> None:
         self.seconds = round(seconds, 6)
+        self.path, self.to = _cut(self.path), _cut(self.to)
         match error:
             case None:
                 self.status = OK
