@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import stat
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
@@ -42,7 +41,6 @@ _SMALL: Final = 64 << 10
 _THREADS: Final = 32  # for each root: a slow disk keeps only its own requests waiting
 _LISTERS: Final = 8  # of them besides, since they keep a processor busy
 _LISTINGS: Final = 256  # held at once for all connections together
-_PAGES_AHEAD: Final = 8  # of a listing, on their way to the peer
 _encode: Final = msgspec.json.Encoder().encode
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -112,18 +110,16 @@ class Reader:
     async def _send_pages(
         listing: Listing, limiter: anyio.CapacityLimiter, stream: Stream, request: Request, pace: Pace
     ) -> None:
-        under_way: deque[Completion] = deque()
         more = True
         while more:
-            if len(under_way) == _PAGES_AHEAD:
-                await under_way.popleft()
+            await stream.wait_for_demand()
             page = await anyio.to_thread.run_sync(listing.next_page, limiter=limiter)
             encoded = _encode(page)
             await pace.spend(len(encoded))
             more = page.more
-            under_way.append(await stream.send(encoded, end=not more))
+            last = await stream.send(encoded, end=not more)
             request.nbytes += len(encoded)
-        await under_way.pop()
+        await last
 
     @contextlib.contextmanager
     def _held_listing(self, path: str) -> Iterator[None]:
