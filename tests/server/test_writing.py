@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import tempfile
 
 import anyio
@@ -115,8 +116,24 @@ async def test_a_directory_that_gives_its_group_to_new_files_gives_it_to_what_is
             assert await put(connection, "/file", b"content") == 1
     status = (served / "sub" / "file").stat()
     assert status.st_gid == (groups[0] if allowed else os.getegid())
-    assert not present or stat.S_IMODE(status.st_mode) == 0o660
+    # (The group that the server may not give had more than others: then nobody has that.)
+    assert not present or stat.S_IMODE(status.st_mode) == (0o660 if allowed else 0o600)
     assert (served / "file").stat().st_gid == os.getegid()
+
+
+async def test_a_file_that_is_replaced_hands_on_its_access_control_list(served, files, make_context):
+    name = "system.posix_acl_access"
+    (served / "file").touch(0o600)
+    entries = [(1, 6, -1), (2, 6, 4711), (4, 0, -1), (16, 6, -1), (32, 0, -1)]  # linux/posix_acl_xattr.h
+    given = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(served / "file", name, given)
+    except OSError as error:
+        pytest.skip(f"the file system has no access control lists: {error}")
+    async with connected(files, make_context) as connection:
+        await put(connection, "/file", b"new")
+    assert (served / "file").read_bytes() == b"new"
+    assert os.getxattr(served / "file", name) == given
 
 
 async def test_odd_names_are_put(served, files, make_context):
@@ -294,6 +311,26 @@ def test_unfinished_uploads_are_for_their_owner_only(served):
     assert stat.S_IMODE((served / ".zcserver").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, None), (0o750, None), (0o700, 4242)])
+def test_a_place_for_unfinished_uploads_that_is_not_only_ours_is_replaced(served, mode, owner):
+    place = served / ".zcserver"
+    place.mkdir()
+    (place / "left over").touch()
+    place.chmod(mode)
+    if owner is not None:
+        if os.geteuid() != 0:
+            pytest.skip("only root makes directories of others")
+        os.chown(place, owner, -1)
+    theirs = os.open(place, os.O_RDONLY)
+    with Root(served) as root:
+        FileServer(root, writable=True).close()
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert place.stat().st_uid == os.geteuid()
+    with pytest.raises(FileNotFoundError):
+        os.mkdir("way in", dir_fd=theirs)
+    os.close(theirs)
+
+
 def test_two_servers_do_not_write_to_one_root(served):
     with Root(served) as root:
         first = FileServer(root, writable=True)
@@ -349,6 +386,7 @@ async def test_a_staging_directory_that_another_server_has_by_now_is_not_used(se
 async def test_content_then_name_then_directory_are_made_to_last_before_commit(served, make_context, create):
     if not create:
         (served / "file").write_bytes(b"old")
+        (served / "file").chmod(0o600)
     disk = RecordingDisk()
 
     class Committing(FileServer):

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import cffi
 
+from zcserver.permissions import Attributes
+
 _RENAME_NOREPLACE: Final = 1  # include/uapi/linux/fs.h
 # This kernel, file system, sandbox or C library cannot do it.
 _UNSUPPORTED: Final = {errno.EINVAL, errno.ENOSYS, errno.EPERM}
@@ -19,7 +21,7 @@ _libc: Final[Any] = _ffi.dlopen(None)
 _fstatfs: Final[Any] = _libc.fstatfs
 
 
-class Disk:
+class Disk(Attributes):
     """The real calls; OSError as the system says. Names are relative to the open directories given."""
 
     def create(self, name: bytes, directory: int) -> int:
@@ -30,12 +32,6 @@ class Disk:
     def write(self, fd: int, pieces: list[memoryview], offset: int) -> int:
         """Write at most 1024 pieces one behind the other; return the bytes written, perhaps fewer."""
         return os.pwritev(fd, pieces, offset)
-
-    def set_mode(self, fd: int, mode: int) -> None:
-        os.fchmod(fd, mode)
-
-    def set_group(self, fd: int, group: int) -> None:
-        os.fchown(fd, -1, group)
 
     def set_mtime(self, fd: int, mtime_ns: int) -> None:
         os.utime(fd, ns=(mtime_ns, mtime_ns))

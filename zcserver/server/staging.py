@@ -26,6 +26,7 @@ from zcserver.file_protocol import (
     STAGING,
     validator_of,
 )
+from zcserver.permissions import keep_permissions, permissions_of
 from zcserver_protocol.errors import ErrorCode
 
 from .disk import Disk, status_of
@@ -77,9 +78,25 @@ class Staging:
 
 
 def _made(root: Root) -> int:
-    """The staging directory, made where there is none, ours alone and empty; OSError if that fails."""
-    with contextlib.suppress(FileExistsError):
+    """The staging directory, ours alone and empty; OSError if that fails.
+
+    One that others may enter is replaced, since what is in it must be nobody else's before it has its name.
+    """
+    try:
         os.mkdir(_NAME, 0o700, dir_fd=root.fd)
+    except FileExistsError:
+        fd = _emptied(root)
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+            return fd
+        os.close(fd)
+        os.rmdir(_NAME, dir_fd=root.fd)
+        os.mkdir(_NAME, 0o700, dir_fd=root.fd)
+    return _emptied(root)
+
+
+def _emptied(root: Root) -> int:
+    """The staging directory that is there, with nothing in it, and locked."""
     fd = os.open(_NAME, DIRECTORY | os.O_NOFOLLOW, dir_fd=root.fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,7 +226,7 @@ class Upload:
         disk = self._disk
         self._sound = False  # a second fsync would not tell what the first has told
         with self._root.parent_of(self._path) as (directory, name):
-            self._set_attributes(status_of(name, directory), os.fstat(directory))
+            self._set_attributes(name, directory)
             disk.sync(self._fd)
             with self._staging.lock:
                 self._admit(status_of(name, directory))
@@ -226,16 +243,18 @@ class Upload:
             disk.sync(directory)
         self.discard()
 
-    def _set_attributes(self, present: os.stat_result | None, parent: os.stat_result) -> None:
-        """What a file in the place of ``present`` has, in the directory ``parent``."""
+    def _set_attributes(self, name: bytes, directory: int) -> None:
+        """What a file of that name has in an open directory."""
         disk = self._disk
+        present, parent = status_of(name, directory), os.fstat(directory)
+        if present is not None:
+            place = f"/proc/self/fd/{directory}/".encode() + name
+            keep_permissions(self._fd, permissions_of(present, place), disk)
         # The file was made in another directory, from which it may have another group. That of a directory
         # with S_ISGID goes to what is made in it (inode(7)), if we are allowed to give it.
-        if parent.st_mode & stat.S_ISGID and os.fstat(self._fd).st_gid != parent.st_gid:
+        elif parent.st_mode & stat.S_ISGID and os.fstat(self._fd).st_gid != parent.st_gid:
             with contextlib.suppress(OSError):
                 disk.set_group(self._fd, parent.st_gid)
-        if present is not None:
-            disk.set_mode(self._fd, present.st_mode & 0o777)
         if self.wanted.mtime_ns is not None:
             disk.set_mtime(self._fd, self.wanted.mtime_ns)
 
