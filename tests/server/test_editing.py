@@ -268,6 +268,62 @@ async def test_a_link_that_took_the_place_of_a_tree_is_not_followed(served, file
     assert (served / "kept" / "file").read_bytes() == b"content"
 
 
+async def test_a_tree_may_be_deeper_than_a_path_can_be_long(served, files, make_context):
+    name, depth = "d" * 250, 16
+    for tree in ("x", "y"):
+        os.makedirs(served.joinpath(tree, *[name] * (depth - 1)))
+    async with connected(files, make_context) as connection:
+        await ask(connection, RENAME, "/y", to=f"/x/{'/'.join([name] * (depth - 1))}/y")
+        assert await ask(connection, REMOVE, "/x", recursive=True) == {"removed": 2 * depth}
+    assert content_of(served) == {}
+
+
+class MeddlingDisk(Disk):
+    """``meddle`` is called before a file is removed."""
+
+    def __init__(self, meddle):
+        self.meddle = meddle
+
+    def remove(self, name, directory):
+        self.meddle()
+        super().remove(name, directory)
+
+
+async def test_what_takes_a_removed_directory_s_place_or_parent_is_left_alone(served, make_context):
+    (served / "tree" / "a").mkdir(parents=True)
+    (served / "tree" / "a" / "file").touch()
+    (served / "kept" / "a").mkdir(parents=True)
+
+    def move():
+        (served / "tree" / "a").rename(served / "kept" / "moved")
+
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=MeddlingDisk(move))
+        async with connected(files, make_context) as connection:
+            with refused(ErrorCode.LIMIT, "moved meanwhile; try again"):
+                await ask(connection, REMOVE, "/tree", recursive=True)
+    assert content_of(served) == {"tree": None, "kept": None, "kept/a": None, "kept/moved": None}
+
+
+async def test_a_link_that_took_the_place_of_an_inner_directory_is_not_followed(served, make_context):
+    (served / "tree" / "a").mkdir(parents=True)
+    (served / "tree" / "file").touch()
+    (served / "kept").mkdir()
+    (served / "kept" / "file").touch()
+
+    def swap():
+        if (served / "tree" / "a").is_dir() and not (served / "tree" / "a").is_symlink():
+            (served / "tree" / "a").rmdir()
+            (served / "tree" / "a").symlink_to("../kept")
+
+    with Root(served) as root:
+        files = FileServer(root, writable=True, disk=MeddlingDisk(swap))
+        async with connected(files, make_context) as connection:
+            with refused(ErrorCode.NOT_FOUND):
+                await ask(connection, REMOVE, "/tree", recursive=True)
+    assert (served / "kept" / "file").exists()
+
+
 async def test_a_tree_may_be_deeper_than_there_are_descriptors(served, files, make_context):
     import resource
 

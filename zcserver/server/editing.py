@@ -1,10 +1,8 @@
 """MKDIR, RENAME and REMOVE beneath a root. All block on the disk; StreamResetError is for the peer."""
 
-import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from typing import Final
 
 from zcserver.errors import StreamResetError
@@ -127,38 +125,45 @@ def remove(root: Root, disk: Disk, path: str, recursive: bool) -> int:
 
 
 def _remove_content(root: Root, disk: Disk, top: int) -> int:
-    """Empty the open directory ``top`` and close it. No link is followed; depth costs no descriptors."""
-    removed = 0
-    waiting = [(b"", False)]  # (relative path of a directory, whether it has been emptied)
+    """Empty the open directory ``top`` and close it. No link is followed; depth costs no descriptors.
+
+    From one directory to the next and back, since a path through them all may be longer than one can be.
+    """
+    directory = top
+    removed, folders = _remove_files(root, disk, directory)
+    way: list[tuple[bytes, os.stat_result, list[bytes]]] = []  # name, parent, and what is left in that
     try:
-        while waiting:
-            path, emptied = waiting.pop()
-            if emptied:
-                parent, _, name = path.rpartition(b"/")
-                with _opened(root, top, parent) as directory:
-                    disk.remove_directory(name, directory)
-                removed += 1
+        while folders or way:
+            if folders:
+                way.append((folders.pop(), os.fstat(directory), folders))
+                directory = _instead(directory, way[-1][0])
+                count, folders = _remove_files(root, disk, directory)
+                removed += count
                 continue
-            if path:
-                waiting.append((path, True))
-            with _opened(root, top, path) as directory:
-                folders, files = _content(root, directory)
-                for name in files:
-                    disk.remove(name, directory)
-            removed += len(files)
-            waiting += [(path + b"/" + name if path else name, False) for name in folders]
+            name, parent, folders = way.pop()
+            directory = _instead(directory, b"..")
+            if not os.path.samestat(os.fstat(directory), parent):
+                raise OSError(errno.EAGAIN, "a directory in it was moved meanwhile; try again")
+            disk.remove_directory(name, directory)
+            removed += 1
     finally:
-        os.close(top)
+        os.close(directory)
     return removed
 
 
-@contextlib.contextmanager
-def _opened(root: Root, top: int, path: bytes) -> Iterator[int]:
-    fd = root.open_within(top, path)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _instead(directory: int, name: bytes) -> int:
+    """Open the directory of that name in an open one, and close that; OSError leaves it open."""
+    fd = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    os.close(directory)
+    return fd
+
+
+def _remove_files(root: Root, disk: Disk, directory: int) -> tuple[int, list[bytes]]:
+    """How many files were removed, and the names of the directories that are left."""
+    folders, files = _content(root, directory)
+    for name in files:
+        disk.remove(name, directory)
+    return len(files), folders
 
 
 def _content(root: Root, directory: int) -> tuple[list[bytes], list[bytes]]:

@@ -262,12 +262,6 @@ class Root:
         except OSError:  # of whatever kind: a thread finds out
             raise NotCachedError from None
 
-    def open_within(self, directory: int, path: bytes) -> int:
-        """The directory at ``path`` below an open one, through no symbolic link; OSError if it fails."""
-        return open_beneath(
-            self._kernel, directory, path, DIRECTORY | os.O_NOFOLLOW, BENEATH | RESOLVE_NO_SYMLINKS
-        )
-
 
 def _own(path: str) -> StreamResetError:
     return StreamResetError(ErrorCode.FORBIDDEN, f"{shown(path)} is the server's own")
