@@ -70,6 +70,15 @@ async def names(connection: Any, path: str, recursive: bool = False) -> list[str
     return [entry["path"] for entry in await entries(connection, path, recursive)]
 
 
+def descriptors_of(path: Any) -> int:
+    """How many descriptors this process has of the file at ``path``."""
+    held = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            held += os.readlink(f"/proc/self/fd/{fd}") == str(path)
+    return held
+
+
 @contextlib.contextmanager
 def refused(code: int, words: str = "") -> Any:
     """The body ends in a reset with this code, and one line that holds ``words``."""

@@ -9,7 +9,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import deadline, until
-from tests.server.requests import MIB, ask, names, refused
+from tests.server.requests import MIB, ask, descriptors_of, names, refused
 from zcserver import ErrorCode
 from zcserver.file_protocol import DIGEST, GET, LIST, PAGE_ENTRIES
 from zcserver.server import FileServer, Root
@@ -137,15 +137,8 @@ async def test_digests_of_one_connection_do_not_keep_another_s_waiting(served, r
 async def test_a_get_that_is_not_read_holds_one_descriptor_of_its_file(served, root, make_context):
     (served / "file").write_bytes(bytes(MIB))
 
-    def descriptors():
-        held = 0
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                held += os.readlink(f"/proc/self/fd/{fd}") == str(served / "file")
-        return held
-
     async with two_clients(root, make_context) as (files, idle, _):
         for _ in range(20):
             await idle.open(GET, "/file")
         await until(lambda: files.active == 20)
-        await until(lambda: descriptors() == 20)
+        await until(lambda: descriptors_of(served / "file") == 20)
