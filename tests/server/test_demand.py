@@ -7,7 +7,10 @@ import pytest
 import zcserver
 from tests.raw_peer import MIB, RawPeer, deadline
 from zcserver.file_protocol import GET
+from zcserver.pace import Pace
+from zcserver.server import FileServer, Root
 from zcserver.server.paths import OpenFile
+from zcserver.stream import Stream
 from zcserver_protocol.frames import HEADER_SIZE
 
 pytestmark = pytest.mark.anyio
@@ -67,3 +70,31 @@ async def test_a_stable_get_reads_on_when_all_before_is_on_its_way_and_more_may_
                     )
     assert b"".join(peer.messages[stream.id][:-1]) == CONTENT
     assert not unwanted
+
+
+async def test_a_get_with_a_rate_queues_one_piece_at_a_time(served, make_context, monkeypatch):
+    queued = []
+    send_file = Stream.send_file
+
+    async def watched(stream, *arguments):
+        queued.append(len(stream._channel.outgoing))
+        return await send_file(stream, *arguments)
+
+    async def no_time(pace, nbytes):
+        pass
+
+    monkeypatch.setattr(Stream, "send_file", watched)
+    monkeypatch.setattr(Pace, "spend", no_time)
+    (served / "file").write_bytes(CONTENT)
+    with deadline(), Root(served) as root:
+        files = FileServer(root, rate=10 * MIB)  # pieces of a mebibyte
+        async with zcserver.serve(files.handle, port=0, context=make_context()) as server:
+            with await RawPeer.connect(server.port) as peer:
+                stream = await peer.open(0, "/file")
+                while not stream.recv_ended:
+                    peer.codec.credit(stream, stream.recv_credit + 300_000)
+                    await peer.answer()
+                    await peer.read_until(
+                        lambda: stream.recv_wire + HEADER_SIZE >= stream.recv_credit or stream.recv_ended
+                    )
+    assert queued == [0, 0, 0]

@@ -214,6 +214,7 @@ class Reader:
         request.lane = "file" if stream.connection.context.splices_files else "copy"
         completion: Completion | None = None
         for offset, count in pieces:
+            await stream.wait_for_demand()  # a piece that waits holds a descriptor
             await pace.spend(count)
             try:
                 with refusals(stream.path):
