@@ -118,7 +118,7 @@ async def test_a_server_that_is_cancelled_takes_its_handlers_along(make_context,
             zcserver.serve(handler, port=0, context=context) as server,
             zcserver.connect(port=server.port, context=context) as connection,
         ):
-            await connection.open("GET", "/")
+            _stream = await connection.open("GET", "/")  # (dropped, it would be given up)
             await until(lambda: at_work)
             scope.cancel()
     assert cancelled == at_work == 1

@@ -111,8 +111,7 @@ async def test_listings_that_a_connection_does_not_read_wait_for_each_other(root
 async def test_listings_of_all_connections_together_have_a_bound(crowded, root, make_context, monkeypatch):
     monkeypatch.setattr("zcserver.server.reading._LISTINGS", 2)
     async with two_clients(root, make_context) as (files, idle, other):
-        first = await idle.open(LIST, "/")
-        await idle.open(LIST, "/")
+        first, _second = [await idle.open(LIST, "/") for _ in range(2)]  # (dropped, it would be given up)
         await until(lambda: root.opened == 2)
         with refused(ErrorCode.LIMIT, r"/: .* 2 listings under way, which is the most: try again later"):
             await names(other, "/")
@@ -127,9 +126,8 @@ async def test_digests_of_one_connection_do_not_keep_another_s_waiting(served, r
     (served / "short").write_bytes(b"short")
     many = 4 * len(os.sched_getaffinity(0)) * DIGESTS
     async with two_clients(root, make_context) as (files, idle, other):
-        for _ in range(many):
-            await idle.open(DIGEST, "/huge")
-        await until(lambda: files.active == many)
+        held = [await idle.open(DIGEST, "/huge") for _ in range(many)]
+        await until(lambda: files.active == len(held))
         assert (await ask(other, DIGEST, "/short"))["size"] == 5
         assert root.opened == DIGESTS + 1
 
@@ -138,7 +136,6 @@ async def test_a_get_that_is_not_read_holds_one_descriptor_of_its_file(served, r
     (served / "file").write_bytes(bytes(MIB))
 
     async with two_clients(root, make_context) as (files, idle, _):
-        for _ in range(20):
-            await idle.open(GET, "/file")
-        await until(lambda: files.active == 20)
+        held = [await idle.open(GET, "/file") for _ in range(20)]
+        await until(lambda: files.active == len(held))
         await until(lambda: descriptors_of(served / "file") == 20)
