@@ -37,7 +37,7 @@ async def test_the_reason_of_a_goaway_is_printable(make_context):
             await peer.flush()
             await connection.wait_closed()
             with pytest.raises(zcserver.ConnectionLostError) as caught:
-                await connection.aclose()
+                await connection.open("GET", "/")
     assert "the peer ended the connection: bad?FORGED ?[31m" in str(caught.value)
 
 
@@ -65,4 +65,5 @@ async def test_the_path_of_a_stream_in_words_is_printable(make_context):
             zcserver.serve(anyio.sleep, port=0, context=context) as server,
             zcserver.connect(port=server.port, context=context) as connection,
         ):
-            assert repr(await connection.open("GET", FORGED)).isprintable()
+            async with await connection.open("GET", FORGED) as stream:
+                assert repr(stream).isprintable()
