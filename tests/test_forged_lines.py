@@ -64,6 +64,6 @@ async def test_the_path_of_a_stream_in_words_is_printable(make_context):
         async with (
             zcserver.serve(anyio.sleep, port=0, context=context) as server,
             zcserver.connect(port=server.port, context=context) as connection,
+            await connection.open("GET", FORGED) as stream,
         ):
-            async with await connection.open("GET", FORGED) as stream:
-                assert repr(stream).isprintable()
+            assert repr(stream).isprintable()
