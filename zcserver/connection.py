@@ -98,8 +98,8 @@ class Connection:
     async def open(self, method: str, path: str, **args: Any) -> Stream:
         """Open a stream; waits while the peer allows no more of them. ``args`` are JSON scalars.
 
-        Give up a stream that you no longer want by :meth:`Stream.reset`, or leave it by ``async with``: one
-        that is only forgotten stays open, counts against the peer's limit and holds what was received.
+        Give up a stream that you no longer want by :meth:`Stream.reset`, or leave it by ``async with``: until
+        then it counts against the peer's limit and holds what was received.
         """
         while True:
             self.engine.check_alive()

@@ -43,6 +43,23 @@ def _at_least(least: float, **settings: float) -> None:
             raise MisuseError(f"{name} is {value}; it must be at least {least}")
 
 
+def _check_receiving(receive_memory: int, stream_window: int, max_message: int) -> None:
+    _at_least(_LEAST_RECEIVE_MEMORY, receive_memory=receive_memory)
+    _at_least(_LEAST_STREAM_WINDOW, stream_window=stream_window)
+    _at_least(0, max_message=max_message)
+    if max_message > receive_memory:
+        raise MisuseError(
+            f"max_message ({max_message} bytes) is over receive_memory ({receive_memory} bytes), where "
+            "messages are assembled: raise that, or read larger messages with receive_into() or chunks()"
+        )
+
+
+def _check_lanes(lanes: Collection[str]) -> None:
+    unknown = set(lanes) - {"vmsplice", "file", "copy"}
+    if unknown:
+        raise MisuseError(f"no such lane: {', '.join(sorted(unknown))}; there are vmsplice, file and copy")
+
+
 class Context:
     """Settings and shared resources of one event loop's connections (compare ``zmq.Context``).
 
@@ -93,20 +110,10 @@ class Context:
     ) -> None:
         if max_message is None:
             max_message = min(_MAX_MESSAGE, receive_memory)
-        _at_least(_LEAST_RECEIVE_MEMORY, receive_memory=receive_memory)
-        _at_least(_LEAST_STREAM_WINDOW, stream_window=stream_window)
-        _at_least(0, max_message=max_message, close_seconds=close_seconds)
-        _at_least(0, memory_seconds=memory_seconds, quarantine_seconds=quarantine_seconds)
-        if max_message > receive_memory:
-            raise MisuseError(
-                f"max_message ({max_message} bytes) is over receive_memory ({receive_memory} bytes), where "
-                "messages are assembled: raise that, or read larger messages with receive_into() or chunks()"
-            )
-        unknown = set(lanes or ()) - {"vmsplice", "file", "copy"}
-        if unknown:
-            raise MisuseError(
-                f"no such lane: {', '.join(sorted(unknown))}; there are vmsplice, file and copy"
-            )
+        _check_receiving(receive_memory, stream_window, max_message)
+        _at_least(0, close_seconds=close_seconds, memory_seconds=memory_seconds)
+        _at_least(0, quarantine_seconds=quarantine_seconds)
+        _check_lanes(lanes or ())
         self.kernel = kernel
         self.capabilities: Capabilities = probe(kernel)
         usable = set(self.capabilities.lanes) if lanes is None else set(self.capabilities.lanes) & set(lanes)

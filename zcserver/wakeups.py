@@ -82,7 +82,7 @@ class Wakeups:
             self.on_change()
         except Exception:  # noqa: BLE001 – the program's; it costs nobody the connection
             state = self._channel.state
-            _log.exception("on_change of stream %d, %s %s, raised", state.id, state.method, state.path)
+            _log.exception("on_change of stream %d, %s %r, raised", state.id, state.method, state.path)
 
 
 def _ignore() -> None:

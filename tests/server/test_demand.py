@@ -6,7 +6,7 @@ import pytest
 
 import zcserver
 from tests.raw_peer import MIB, RawPeer, deadline
-from zcserver.file_protocol import GET
+from zcserver.file_protocol import GET, LIST
 from zcserver.pace import Pace
 from zcserver.server import FileServer, Root
 from zcserver.server.paths import OpenFile
@@ -98,3 +98,12 @@ async def test_a_get_with_a_rate_queues_one_piece_at_a_time(served, make_context
                         lambda: stream.recv_wire + HEADER_SIZE >= stream.recv_credit or stream.recv_ended
                     )
     assert queued == [0, 0, 0]
+
+
+async def test_a_listing_is_answered_although_its_client_takes_nothing_yet(served, files, make_context):
+    with deadline():
+        async with zcserver.serve(files.handle, port=0, context=make_context()) as server:
+            with await RawPeer.connect(server.port) as peer:
+                peer.codec.open(LIST, "/", {}, 0)
+                await peer.flush()
+                await peer.read_until(lambda: "Replied" in peer.log)

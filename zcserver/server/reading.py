@@ -112,13 +112,14 @@ class Reader:
     ) -> None:
         more = True
         while more:
-            await stream.wait_for_demand()
             page = await anyio.to_thread.run_sync(listing.next_page, limiter=limiter)
             encoded = _encode(page)
             await pace.spend(len(encoded))
             more = page.more
             last = await stream.send(encoded, end=not more)
             request.nbytes += len(encoded)
+            if more:  # (the first page brings the REPLY, for which the peer may wait before it grants credit)
+                await stream.wait_for_demand()
         await last
 
     @contextlib.contextmanager
