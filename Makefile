@@ -1,8 +1,11 @@
 # make demo   set up, serve a directory, fetch it zero-copy, stream, verify, print what was copied
 # make test   set up and run the test suite
+# make test-compiled  the same with the compiled modules (see compiled), on the real kernel alone
 # make test-docker  build the image and run the compose file's profiles (needs Docker; see tests/docker)
 # make lint   ruff and mypy --strict
-# make bench  compare with raw C, asyncio and uvloop (needs a C compiler for the raw rows)
+# make compiled  build zcserver with its hot modules compiled into build/compiled (needs a C compiler and
+#             Python's headers: gcc and python3-dev)
+# make bench  compare with raw C, asyncio and uvloop (without a C compiler some rows are left out)
 # make bench-files  compare file servers with nginx, aiohttp and http.server (those that are installed)
 # PYTHON=python3.13 chooses the interpreter; VENV=path the environment (default .venv)
 
@@ -11,13 +14,17 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-docker lint bench bench-files clean check-python
+.PHONY: demo test test-compiled test-docker lint compiled bench bench-files clean check-python
 
 demo: $(VENV)/.run
 	$(BIN)/zcserver demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+test-compiled: $(VENV)/.test compiled
+	PYTHONPATH=build/compiled ZCSERVER_TEST_COMPILED=1 ZCSERVER_TEST_KERNELS=reference \
+	$(BIN)/pytest -p zcserver.engine -m "not docker and not interpreted" $(TESTS)
 
 test-docker: $(VENV)/.test
 	$(BIN)/python -m pytest -m docker tests/docker
@@ -27,7 +34,13 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+compiled: $(VENV)/.run
+	@rm -rf build/compiled
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled .
+
 bench: $(VENV)/.test
+	-$(MAKE) --no-print-directory compiled
 	$(BIN)/python -m benchmarks
 
 bench-files: $(VENV)/.test

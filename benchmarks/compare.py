@@ -31,6 +31,8 @@ CONTENDERS = {
     "zcserver-batch": "zcserver_batch",
     "zcserver-uvloop": "zcserver_uvloop",
     "zcserver-batch-uvloop": "zcserver_batch_uvloop",
+    "zcserver-compiled": "zcserver_compiled",
+    "zcserver-compiled-uvloop": "zcserver_compiled_uvloop",
 }
 LARGEST = 2 << 20  # bytes of a message: a region of zcserver's pool
 MOST_MESSAGES = 100_000  # so that small messages do not take minutes

@@ -15,7 +15,7 @@ import pytest
 
 from tests.kernels import CopyingKernel, ForbiddenKernel
 from tests.mutants import MUTANTS
-from zcserver import Context
+from zcserver import Context, engine
 from zcserver.kernel.calls import Kernel
 
 # A suite that was started in the background ignores Ctrl-C, and so would the commands that it interrupts.
@@ -25,6 +25,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Under CI pytest shows whole differences, and those of megabytes take it minutes.
 for name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(name, None)
+
+# `make test-compiled` is to test what it says.
+if "ZCSERVER_TEST_COMPILED" in os.environ and not str(engine.__file__).endswith(".so"):
+    raise pytest.UsageError(f"these tests want compiled modules, and found {engine.__file__}")
 
 KERNELS: dict[str, type[Kernel]] = {
     "reference": Kernel,

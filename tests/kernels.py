@@ -5,7 +5,7 @@ import functools
 import os
 from typing import Any
 
-from zcserver.kernel.calls import IOVEC, IoVec, Kernel, address_of, ffi
+from zcserver.kernel.calls import IoVec, Kernel, address_of, ffi
 
 METHODS = tuple(name for name in vars(Kernel) if not name.startswith("_"))
 
@@ -66,10 +66,12 @@ def contents(iov: Any, index: int) -> Any:
 
 def _short_vmsplice(short: int, fd: int, iov: Any, count: int) -> tuple[Any, ...]:
     fewer = IoVec(count)
+    words = []
     for i in range(count):
         nbytes = min(short, iov[i].iov_len)
         short -= nbytes
-        IOVEC.pack_into(fewer.buffer, IOVEC.size * i, int(ffi.cast("uintptr_t", iov[i].iov_base)), nbytes)
+        words += (int(ffi.cast("uintptr_t", iov[i].iov_base)), nbytes)
+    fewer.fill(words)
     return fd, fewer.cdata, count
 
 
@@ -104,6 +106,5 @@ SHORTENED = {
 def iovec_of(*buffers: Any) -> IoVec:
     """An IoVec over buffers that the caller keeps alive."""
     iovec = IoVec(len(buffers))
-    for i, buffer in enumerate(buffers):
-        IOVEC.pack_into(iovec.buffer, IOVEC.size * i, address_of(buffer), memoryview(buffer).nbytes)
+    iovec.fill([word for buffer in buffers for word in (address_of(buffer), memoryview(buffer).nbytes)])
     return iovec

@@ -219,6 +219,7 @@ async def test_what_a_dead_connection_left_in_the_socket_stays_as_it_was(make_co
             assert message == letter.encode() * len(message)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("trusted", [True, False])
 async def test_an_interrupt_right_behind_a_splice_frees_nothing_that_was_spliced(
     make_context, monkeypatch, trusted

@@ -1,8 +1,9 @@
 """Connections and servers for asyncio, uvloop and trio: a thin driver of the engine."""
 
+import operator
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, SupportsIndex
 
 import anyio
 import anyio.abc
@@ -110,28 +111,31 @@ class Connection:
                 continue
             return Stream(self, channel)
 
-    async def acquire(self, nbytes: int, timeout: float | None = None) -> Buffer:
+    async def acquire(self, nbytes: SupportsIndex, timeout: float | None = None) -> Buffer:
         """A page-aligned pool buffer of ``nbytes`` for this peer: fill its ``view``, then send it.
 
         Waits, in turn with the other connections, for memory to come home. Raises PoolTimeoutError,
         naming who holds the memory, after ``timeout`` seconds (default: the context's
         ``memory_seconds``), and RequestTooLargeError for what can never be free.
         """
+        size = operator.index(nbytes)
         if not self._is_over:
             context = self.context
-            buffer = context.pool.try_acquire(nbytes, self.principal, self.name, context.by_reference)
+            buffer = context.pool.try_acquire(size, self.principal, self.name, context.by_reference)
             if buffer is not None:
                 return buffer
-        return (await self.acquire_many([nbytes], timeout))[0]
+        return (await self.acquire_many([size], timeout))[0]
 
-    async def acquire_batch(self, nbytes: int, timeout: float | None = None) -> Batch:
+    async def acquire_batch(self, nbytes: SupportsIndex, timeout: float | None = None) -> Batch:
         """A :class:`Batch` of ``nbytes`` for several messages and their headers. See :meth:`acquire`.
 
         1 to 2 MiB are a good size: large enough that a message costs little, and no more than a region.
         """
         return Batch(await self.acquire(nbytes, timeout))
 
-    async def acquire_many(self, sizes: list[int], timeout: float | None = None) -> list[Buffer]:
+    async def acquire_many(
+        self, sizes: Sequence[SupportsIndex], timeout: float | None = None
+    ) -> list[Buffer]:
         """All of these buffers or none: never holds some while it waits for the others. See ``acquire``."""
         self.engine.check_alive()
         context = self.context

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Protocol
-from weakref import ref
 
 from zcserver_protocol import events
 from zcserver_protocol.codec import Codec
@@ -383,12 +382,15 @@ class Engine:
 
     def _ask_again(self, channel: Channel) -> None:
         """Once some receive memory has come back."""
-        regrant = partial(self._regrant, ref(channel))
+        regrant = partial(self._regrant, channel.state.id)  # (it keeps no stream alive that is over)
         self._context.receive_memory.when_free(partial(self._driver.threadsafe, regrant))
 
-    def _regrant(self, reference: "ref[Channel]") -> None:
-        channel = reference()
-        if channel is None or self.ending.phase is Phase.CLOSED or channel.inbox.discarding:
+    def _regrant(self, number: int) -> None:
+        state = self.codec.streams.get(number)
+        if state is None or self.ending.phase is Phase.CLOSED:
+            return
+        channel: Channel = state.owner
+        if channel.inbox.discarding:
             return
         if channel.inbox.mode == UNDECIDED and not channel.state.recv_credit:
             self.grant_first(channel)

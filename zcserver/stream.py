@@ -1,11 +1,10 @@
 """One stream of a connection, as the application sees it: messages both ways, on any anyio event loop."""
 
 import operator
-import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import anyio
 import anyio.to_thread
@@ -15,6 +14,8 @@ from zcserver_protocol.frames import HEADER_SIZE
 
 from .again import again
 from .channel import Channel
+from .chunks import chunks_of
+from .dropping import warn_of_dropped
 from .errors import MisuseError, PoolTimeoutError
 from .kernel.calls import address_of
 from .leaving import LEFT, dropped, stop_behind
@@ -88,16 +89,12 @@ class Stream:
             await self._wait_for_room()
         if channel.error is not None or channel.last_completion is not None:
             self._check_sendable()
-        kind = data.__class__
-        if kind is Buffer or kind is Batch:
+        if isinstance(data, Buffer):
             data.seal(allow_views)
-            buffer = data if kind is Buffer else data.buffer
-            mine = buffer.principal is self.connection.principal
-            address = buffer.address if mine and buffer.by_reference and self._context.by_reference else 0
-            if kind is Buffer:
-                outgoing = Outgoing(buffer.nbytes, buffer, None, address, end)
-            else:
-                outgoing = batch_of_messages(data, address, end)
+            outgoing = Outgoing(data.nbytes, data, None, self._address(data), end)
+        elif isinstance(data, Batch):
+            data.seal(allow_views)
+            outgoing = batch_of_messages(data, self._address(data.buffer), end)
         else:
             view = as_bytes(data)
             if is_mapped(data):
@@ -106,6 +103,11 @@ class Stream:
             outgoing = self._foreign(view, end)
         self._engine.send(channel, outgoing)
         return outgoing
+
+    def _address(self, buffer: Buffer) -> int:
+        """For the reference lane, or 0: it is another's, or nothing goes by reference here."""
+        mine = buffer.principal is self.connection.principal
+        return buffer.address if mine and buffer.by_reference and self._context.by_reference else 0
 
     async def send_shared(self, buffer: Buffer) -> Completion:
         """Queue a buffer that others are sent, too, and hold it until this peer has acknowledged it.
@@ -153,7 +155,7 @@ class Stream:
         self._engine.check_alive()
 
     async def send_file(
-        self, file: Any, offset: int = 0, nbytes: int | None = None, *, end: bool = False
+        self, file: Any, offset: SupportsIndex = 0, nbytes: SupportsIndex | None = None, *, end: bool = False
     ) -> Completion:
         """Send ``nbytes`` of an open regular file from ``offset`` on (default: to its end) as one message.
 
@@ -163,17 +165,17 @@ class Stream:
         the completion resolves changes what the peer receives.
         """
         fd, size = file_size(file)
-        offset = operator.index(offset)
-        nbytes = max(0, size - offset) if nbytes is None else operator.index(nbytes)
-        if offset < 0 or nbytes < 0 or offset + nbytes > size:
-            raise MisuseError(f"bytes {offset} to {offset + nbytes} were asked for of a file that has {size}")
+        start = operator.index(offset)
+        count = max(0, size - start) if nbytes is None else operator.index(nbytes)
+        if start < 0 or count < 0 or start + count > size:
+            raise MisuseError(f"bytes {start} to {start + count} were asked for of a file that has {size}")
         if self._channel.outgoing:
             await self._wait_for_room()
         self._check_sendable()
-        if nbytes:
+        if count:
             context = self._context
-            region = FileRegion(fd, offset, nbytes, context.kernel, context.pipes, context.splices_files)
-            outgoing = Outgoing(nbytes, None, None, 0, end, region)
+            region = FileRegion(fd, start, count, context.kernel, context.pipes, context.splices_files)
+            outgoing = Outgoing(count, None, None, 0, end, region)
         else:
             outgoing = Outgoing(0, None, memoryview(b""), 0, end)
         self._engine.send(self._channel, outgoing)
@@ -264,17 +266,12 @@ class Stream:
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
-    async def chunks(self) -> AsyncIterator[memoryview]:
+    def chunks(self) -> AsyncGenerator[memoryview, None]:
         """The stream's bytes in pieces as they arrived, whatever the messages, until the peer ends.
 
         For streams larger than memory: each piece goes back when its last view is gone.
         """
-        while True:
-            try:
-                view = await self.receive_chunk()
-            except anyio.EndOfStream:
-                return
-            yield view
+        return chunks_of(self)
 
     async def receive_chunk(self) -> memoryview:
         """The next of :meth:`chunks`. Raises anyio.EndOfStream after the last one."""
@@ -388,7 +385,7 @@ class Stream:
             await self._wakeups.reply()
         return dict(channel.reply)
 
-    async def commit(self, count: int) -> None:
+    async def commit(self, count: SupportsIndex) -> None:
         """Tell the peer that this application has processed the first ``count`` messages of the stream."""
         self.check_open()
         self._engine.commit(self._channel, operator.index(count))
@@ -398,13 +395,13 @@ class Stream:
         """How many of our messages the peer's application says it has processed."""
         return self._channel.peer_commits
 
-    async def wait_committed(self, count: int) -> None:
+    async def wait_committed(self, count: SupportsIndex) -> None:
         """Return when the peer's application has processed ``count`` of our messages.
 
         Raises what ended the stream before that, and anyio.EndOfStream when the peer ended its side without.
         """
-        channel = self._channel
-        while channel.peer_commits < count:
+        channel, wanted = self._channel, operator.index(count)
+        while channel.peer_commits < wanted:
             if channel.error is not None:
                 raise again(channel.error)
             if self._inbox.ended:
@@ -426,17 +423,17 @@ class Stream:
         if self._channel.error is not None:
             raise again(self._channel.error)
 
-    def reset(self, code: int = ErrorCode.CANCELLED, reason: str = "") -> None:
+    def reset(self, code: SupportsIndex = ErrorCode.CANCELLED, reason: str = "") -> None:
         """Give the stream up in both directions; the peer's calls raise StreamResetError with this.
 
         ``code`` is 0 to 2³²−1; a ``reason`` of some kilobytes is cut short.
         """
-        code = operator.index(code)
-        if not 0 <= code < 1 << 32:
-            raise MisuseError(f"the code of a reset is {code}: choose one of 0 to {(1 << 32) - 1}")
+        number = operator.index(code)
+        if not 0 <= number < 1 << 32:
+            raise MisuseError(f"the code of a reset is {number}: choose one of 0 to {(1 << 32) - 1}")
         if not isinstance(reason, str):
             raise MisuseError(f"the reason of a reset is {reason!r}: give a text")
-        self._engine.reset(self._channel, code, reason)
+        self._engine.reset(self._channel, number, reason)
 
     async def __aenter__(self) -> "Stream":
         return self
@@ -479,7 +476,7 @@ class Stream:
                 f"{self!r} was dropped before its end; "
                 "open it by `async with await connection.open(...)`, or reset it"
             )
-            warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+            warn_of_dropped(self, words)
 
     def __repr__(self) -> str:
         return f"<Stream {self._channel.state.id} {self.method} {self.path!r} of {self.connection.name}>"

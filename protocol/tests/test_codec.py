@@ -125,7 +125,7 @@ def test_nothing_is_legal_before_the_handshake() -> None:
         {1: "x"},
         {"x": "\udc80"},
         {"x": "y" * 20000},
-        [],
+        pytest.param([], marks=pytest.mark.interpreted),
     ],
 )
 def test_arguments_that_cannot_travel(args: Any) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import pytest
 from codec_pair import End, joined, settle, snapshot, stream_between, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,6 +192,7 @@ stream_calls = st.one_of(
 data_calls = st.tuples(integer, integer, st.integers(-1, 9), integer)
 
 
+@pytest.mark.interpreted
 @unhurried
 @given(st.sampled_from([fresh_client, busy_server, closing_client]), st.data())
 def test_a_call_succeeds_or_changes_nothing(make: object, data: st.DataObject) -> None:

@@ -171,6 +171,7 @@ async def test_a_file_that_differs_is_a_mismatch(fetch):
     assert "folder 2/small-007.bin differs" in printed
 
 
+@pytest.mark.interpreted
 async def test_words_of_the_server_are_printed_as_they_are_but_for_control_characters(fetch):
     def speak(stream, directory):
         if stream.method == "NUMBERS":

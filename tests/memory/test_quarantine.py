@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from zcserver.kernel.calls import DEFAULT, IOVEC, IoVec, Kernel, address_of
+from zcserver.kernel.calls import DEFAULT, IoVec, Kernel, address_of
 from zcserver.memory import PAGE, REGION, Buffer, Pool, Principal, PrincipalKind
 from zcserver.memory.quarantine import Quarantine
 from zcserver.memory.region import Region
@@ -33,7 +33,7 @@ class Peer:
 
     def is_sent(self, buffer: Buffer) -> None:
         buffer.seal()
-        IOVEC.pack_into(self._iovec.buffer, 0, buffer.address, buffer.nbytes)
+        self._iovec.fill([buffer.address, buffer.nbytes])
         assert DEFAULT.vmsplice(self.write_fd, self._iovec.cdata, 1) == buffer.nbytes
 
     def reads(self, nbytes: int = PAGE) -> bytes:
@@ -51,7 +51,7 @@ def goes_by_reference() -> bool:
     read_fd, write_fd = os.pipe()
     try:
         iovec = IoVec(1)
-        IOVEC.pack_into(iovec.buffer, 0, address_of(page) + start, 1)
+        iovec.fill([address_of(page) + start, 1])
         DEFAULT.vmsplice(write_fd, iovec.cdata, 1)
         page[start] = ord("B")
         return os.read(read_fd, 1) == b"B"
@@ -170,7 +170,7 @@ class TestWhatAPeerCanStillRead:
         buffer.view[-PAGE:] = OLD
         buffer.seal()
         iovec = IoVec(1)
-        IOVEC.pack_into(iovec.buffer, 0, buffer.address + REGION, PAGE)
+        iovec.fill([buffer.address + REGION, PAGE])
         DEFAULT.vmsplice(peer.write_fd, iovec.cdata, 1)
         buffer.abandon()
         assert (pool.stats().cut, pool.stats().quarantined) == (2, 2 * REGION)

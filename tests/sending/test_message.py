@@ -48,6 +48,7 @@ def gathered(frame, one_frame):
     return parts
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("lane", [COPY, REFERENCE])
 @pytest.mark.parametrize("sizes", [[0], [5], [3, 0, 7, 1], [0, 0, 40], [1] * 5], ids=str)
 def test_what_is_still_to_be_sent_is_what_the_wire_lacks(sizes, lane):

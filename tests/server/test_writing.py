@@ -382,6 +382,7 @@ async def test_a_staging_directory_that_another_server_has_by_now_is_not_used(se
 # -- the order of calls, and calls that fail -----------------------------------------------------------
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("create", [True, False])
 async def test_content_then_name_then_directory_are_made_to_last_before_commit(served, make_context, create):
     if not create:

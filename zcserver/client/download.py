@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -214,8 +214,7 @@ async def pour(
             await pace.spend(due)
 
     await pay()
-    chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
-    async with contextlib.aclosing(chunks):
+    async with contextlib.aclosing(stream.chunks()) as chunks:
         async for piece in chunks:
             if trailer is not None and len(piece) > size - arrived:
                 trailer += piece[size - arrived :]

@@ -15,9 +15,9 @@ import fcntl
 import functools
 import os
 import socket
-import struct
 import sys
 import termios
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 import cffi
@@ -46,7 +46,6 @@ RESOLVE_BENEATH: Final = 0x08
 RESOLVE_CACHED: Final = 0x20
 
 TCP_CONGESTION: Final = socket.TCP_CONGESTION
-IOVEC: Final = struct.Struct("=QQ")
 IOVECS_AT_MOST: Final = 1024  # UIO_MAXIOV
 
 # Bit 63 of an entry in pagemap.
@@ -78,7 +77,7 @@ _ADDRESS: Final = ffi.typeof("uintptr_t")
 _from_buffer: Final = ffi.from_buffer
 _buffer: Final[Any] = ffi.buffer
 
-if ffi.sizeof("struct iovec") != IOVEC.size:
+if ffi.sizeof("struct iovec") != 16:
     raise ImportError("zcserver needs a 64-bit system: it fills a struct iovec as two 64-bit words")
 
 
@@ -262,36 +261,28 @@ DEFAULT: Final = Kernel()
 class IoVec:
     """An array of ``slots`` iovecs, allocated once and filled with plain integers.
 
-    Fill slot i by ``IOVEC.pack_into(iovec.buffer, 16 * i, address, nbytes)``, then pass ``iovec.cdata`` and
-    the number of slots filled to :meth:`Kernel.vmsplice`. It keeps none of that memory alive.
+    ``fill`` it, then pass ``cdata`` and the number of slots filled to :meth:`Kernel.vmsplice`. It keeps none
+    of that memory alive.
     """
 
-    __slots__ = ("buffer", "cdata")
+    __slots__ = ("_words", "cdata")
 
     def __init__(self, slots: int) -> None:
         if not 0 < slots <= IOVECS_AT_MOST:
             raise MisuseError(f"an IoVec has 1 to {IOVECS_AT_MOST} slots (the kernel's limit), not {slots}")
-        self.buffer = bytearray(IOVEC.size * slots)
-        self.cdata: Any = _from_buffer("struct iovec[]", self.buffer)
+        self._words = array("Q", bytes(16 * slots))
+        self.cdata: Any = _from_buffer("struct iovec[]", self._words)
+
+    def fill(self, words: list[int]) -> int:
+        """From slot 0 on: the address of each piece and its bytes, in turn. Return the slots filled."""
+        count = len(words)
+        self._words[:count] = array("Q", words)
+        return count >> 1
 
 
 def address_of(buffer: ReadableBuffer) -> int:
     """The address of a C-contiguous buffer, read-only or not. Holds nothing: keep the buffer alive."""
     return int(ffi.cast(_ADDRESS, _from_buffer(_BYTES, buffer)))
-
-
-def hold(buffer: ReadableBuffer) -> Any:
-    """Hold the export of a C-contiguous buffer, so that it can neither move nor go away.
-
-    Pass the result to :func:`release` (or ``ffi.release``) when the memory is not needed any more;
-    dropping the last reference does it too.
-    """
-    return _from_buffer(_BYTES, buffer)
-
-
-def release(held: Any) -> None:
-    """End what :func:`hold` began. Releasing twice is harmless."""
-    ffi.release(held)
 
 
 def pointer_to(address: int) -> Any:

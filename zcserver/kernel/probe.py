@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from zcserver.kernel.calls import DEFAULT, IOVEC, PAGE, IoVec, Kernel, address_of
+from zcserver.kernel.calls import DEFAULT, PAGE, IoVec, Kernel, address_of
 from zcserver.kernel.pipe import WORTHWHILE_SLOTS, Pipe
 
 VmspliceFinding = Literal["reference", "copies", "forbidden"]
@@ -89,7 +89,7 @@ def _try_vmsplice(kernel: Kernel) -> tuple[VmspliceFinding, str]:
     iovec = IoVec(1)
     with mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
         page[0:1] = b"A"
-        IOVEC.pack_into(iovec.buffer, 0, address_of(page), 1)
+        iovec.fill([address_of(page), 1])
         try:
             pipe = Pipe(kernel, PAGE)
         except OSError as error:

@@ -7,12 +7,11 @@ Nobody writes a byte while it is in flight (rule 1): sealing ends the buffer's o
 while any slice, cast or array taken from it is alive.
 """
 
-import warnings
 from enum import IntEnum
-from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from zcserver.dropping import warn_of_dropped
 from zcserver.errors import BufferStateError, ViewsAliveError
 from zcserver.memory.principal import Principal
 from zcserver.memory.region import QUIET, Span
@@ -58,6 +57,9 @@ _MISUSE: Final = {
     ("release", HOME): "it was sent and has come home by itself; drop it",
     ("release", RELEASED): "it was released already; release a buffer once, or use it in a `with` block",
 }
+
+_GONE: Final = memoryview(b"")
+_GONE.release()
 
 
 class Buffer:
@@ -111,7 +113,7 @@ class Buffer:
             if not allow_views:
                 self._refuse_views()
         else:
-            if not allow_views and getrefcount(span.exporter) > QUIET:
+            if not allow_views and span.references() > QUIET:
                 self.view = memoryview(span.exporter)
                 self._refuse_views()
         self.state = SENT
@@ -165,7 +167,7 @@ class Buffer:
         try:
             self.view.release()
         except BufferError:
-            del self.view  # somebody exports from it and keeps it; the memory waits for that
+            self.view = _GONE  # somebody exports from it and keeps it; the memory waits for that
         self._pool.recycle(span)
 
     @property
@@ -216,7 +218,7 @@ class Buffer:
         if state >= HOME:
             return
         if state == FILLING:
-            del self.view
+            self.view = _GONE
             text = "was dropped without being sent or released; use it in a `with` block"
         else:
             text = f"was dropped while {self.holders} holders had it in flight"
@@ -224,7 +226,7 @@ class Buffer:
         self.state = RELEASED
         self._pool.note_dropped(self._span, state == SENT)
         words = f"a buffer of {self.nbytes} bytes, held by {self.holder}, {text}"
-        warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+        warn_of_dropped(self, words)
 
     def __repr__(self) -> str:
         state = BufferState(self.state).name.lower()

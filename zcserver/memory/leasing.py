@@ -62,7 +62,7 @@ class Leasing:
                 return span
         span = self._carve(self._common, pages)
         if span is None and pages < self.too_much:
-            self.too_much = pages
+            self.too_much = float(pages)
         return span
 
     def reuse(self, account: Account, pages: int) -> Span | None:

@@ -8,8 +8,7 @@ import operator
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from sys import getrefcount
-from typing import Final
+from typing import Final, SupportsIndex
 
 import anyio
 
@@ -102,11 +101,7 @@ class Pool:
         account = self._accounts.get(principal)
         if account is None:
             account = self._open_account(principal)
-        try:
-            pages = (nbytes + (PAGE - 1)) >> PAGE_SHIFT
-        except TypeError:
-            operator.index(nbytes)  # in better words
-            raise
+        pages = (nbytes + (PAGE - 1)) >> PAGE_SHIFT
         if pages > REGION_PAGES:
             pages = -(-pages // REGION_PAGES) * REGION_PAGES
         demand = account.outstanding + pages
@@ -126,7 +121,7 @@ class Pool:
 
     async def acquire(
         self,
-        nbytes: int,
+        nbytes: SupportsIndex,
         principal: Principal,
         holder: object,
         timeout: float = 30.0,
@@ -140,15 +135,16 @@ class Pool:
         A holder that needs several buffers at once takes them by `acquire_many`: those who each hold the
         first and wait for the second wait for ever.
         """
-        buffer = self.try_acquire(nbytes, principal, holder, by_reference_ok)
+        size = operator.index(nbytes)
+        buffer = self.try_acquire(size, principal, holder, by_reference_ok)
         if buffer is not None:
             return buffer
-        waiter = Waiter((nbytes,), self._account(principal), holder, by_reference_ok)
+        waiter = Waiter((size,), self._account(principal), holder, by_reference_ok)
         return (await self._wait(waiter, timeout))[0]
 
     async def acquire_many(
         self,
-        sizes: Sequence[int],
+        sizes: Sequence[SupportsIndex],
         principal: Principal,
         holder: object,
         timeout: float = 30.0,
@@ -157,15 +153,15 @@ class Pool:
         """Buffers of all ``sizes`` (bytes), in this order, at once or not at all. As `acquire` otherwise."""
         if not sizes:
             return []
-        sizes = tuple(map(operator.index, sizes))
+        wanted = tuple(map(operator.index, sizes))
         account = self._account(principal)
-        check(sizes, account, self._pages)
+        check(wanted, account, self._pages)
         if not (self._queue.waiting or self._returned) or self._admits(holder):
-            buffers = self._take(sizes, account, holder, by_reference_ok)
+            buffers = self._take(wanted, account, holder, by_reference_ok)
             if buffers is not None:
                 self._queue.grants += 1
                 return buffers
-        return await self._wait(Waiter(sizes, account, holder, by_reference_ok), timeout)
+        return await self._wait(Waiter(wanted, account, holder, by_reference_ok), timeout)
 
     def lend(self, nbytes: int, holder: object) -> memoryview | None:
         """Common memory without a buffer around it, which comes back when the last view of it is gone.
@@ -253,7 +249,7 @@ class Pool:
 
     def recycle(self, span: Span) -> None:
         """The buffer's last holder is done with the span."""
-        if getrefcount(span.exporter) > QUIET:
+        if span.references() > QUIET:
             span.tally.viewed += span.pages
             self._strays.await_views(span, VIEWED)
             return

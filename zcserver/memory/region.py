@@ -96,6 +96,10 @@ class Span:
         self.exporter = memory_at(self._pointer, nbytes)
         self.nbytes = nbytes
 
+    def references(self) -> int:
+        """How many there are to the exporter: ``QUIET``, or more while views of the memory are alive."""
+        return sys.getrefcount(self.exporter)
+
     def lend(self, nbytes: int) -> Any:
         """An exporter for a lease that ends when it is gone: the span itself does not keep it."""
         self.exporter = None
@@ -193,7 +197,7 @@ class Region:
 def _quiet_references() -> int:
     span = Span(Region(0, 0), 0, 1)
     span.exporter = memory_at(pointer_to(address_of(bytearray(PAGE))), PAGE)
-    return sys.getrefcount(span.exporter)
+    return span.references()
 
 
 QUIET: Final = _quiet_references()

@@ -7,7 +7,6 @@ the span here; the pool settles it with its next call.
 import weakref
 from collections import deque
 from collections.abc import Callable
-from sys import getrefcount
 from typing import Any, Final
 
 from zcserver.memory.region import QUIET, Arena, Span
@@ -29,7 +28,7 @@ class Strays:
 
     def note(self, span: Span, state: int) -> None:
         """Nobody holds the span any more; it is due now, or when the last view of it is gone."""
-        if getrefcount(span.exporter) > QUIET:
+        if span.references() > QUIET:
             self.await_views(span, state)
         else:
             self.add(span, state)

@@ -1,6 +1,7 @@
 """Several messages side by side in one buffer, each behind room for its header: sent as they lie there."""
 
 from operator import index as as_index
+from typing import SupportsIndex
 
 from zcserver.errors import BufferStateError, MisuseError
 from zcserver.memory import Buffer
@@ -28,7 +29,7 @@ class Batch:
         self.ends: list[int] = []
         self._views: list[memoryview] = []
 
-    def add(self, nbytes: int) -> memoryview | None:
+    def add(self, nbytes: SupportsIndex) -> memoryview | None:
         """The next message: a writable view of its ``nbytes`` bytes (format ``B``); None if it does not fit.
 
         The view ends when the batch is sent; should that be refused because of an array of it, fetch it anew

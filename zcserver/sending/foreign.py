@@ -1,21 +1,21 @@
 """Memory that is not the pool's (bytes, numpy arrays, mmaps), sent by reference to a trusted peer.
 
-It cannot be cut loose: the pages belong to somebody else's allocator. So its buffer export is held until
-the acknowledgement; if the connection dies first, the export is kept on for a while (nothing tells when
-the dead peer's references end, so the time is an estimate), bounded in bytes and counted.
+It cannot be cut loose: the pages belong to somebody else's allocator. So a view of it is held until the
+acknowledgement, and with that it can neither move nor go away; if the connection dies first, the view is kept
+on for a while (nothing tells when the dead peer's references end, so the time is an estimate), bounded in
+bytes and counted.
 """
 
 import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from zcserver.kernel.calls import address_of, hold, release
+from zcserver.kernel.calls import address_of
 
 
 class ForeignQuarantine:
-    """Exports of foreign memory whose connection died, and the account of those in flight.
+    """Views of foreign memory whose connection died, and the account of those in flight.
 
     ``limit`` (bytes) bounds both together: past it foreign memory goes by the copy lane. A timer of its own
     lets go of what was kept, since its owner waits for that: also when nothing is sent any more, the event
@@ -28,7 +28,7 @@ class ForeignQuarantine:
         self.quarantined = 0
         self._seconds = seconds
         self._clock = clock
-        self._kept: deque[tuple[float, Any, int]] = deque()
+        self._kept: deque[tuple[float, memoryview]] = deque()
         self._timed = False
         self._lock = threading.RLock()  # re-entrant, for the garbage collector may run anything
 
@@ -38,11 +38,11 @@ class ForeignQuarantine:
             self.sweep()
         return self.in_flight + self.quarantined + nbytes <= self.limit
 
-    def keep(self, export: Any, nbytes: int) -> None:
-        """Hold ``export`` until the estimate of the dead peer's references has passed."""
+    def keep(self, view: memoryview) -> None:
+        """Hold ``view`` until the estimate of the dead peer's references has passed."""
         with self._lock:
-            self.quarantined += nbytes
-            self._kept.append((self._clock() + self._seconds, export, nbytes))
+            self.quarantined += view.nbytes
+            self._kept.append((self._clock() + self._seconds, view))
             if not self._timed:
                 self._time()
 
@@ -52,11 +52,11 @@ class ForeignQuarantine:
         with self._lock:
             now = self._clock()
             while self._kept and self._kept[0][0] <= now:
-                _, export, nbytes = self._kept.popleft()
-                self.quarantined -= nbytes
-                over.append(export)
-        for export in over:
-            release(export)
+                _, view = self._kept.popleft()
+                self.quarantined -= view.nbytes
+                over.append(view)
+        for view in over:
+            view.release()
 
     def _time(self) -> None:
         """Sweep when the time of the first one is over."""
@@ -77,10 +77,9 @@ class ForeignQuarantine:
 class ForeignMemory:
     """One message's hold on foreign memory. ``address`` and ``nbytes`` are fixed while it is held."""
 
-    __slots__ = ("_export", "_quarantine", "address", "data", "nbytes")
+    __slots__ = ("_quarantine", "address", "data", "nbytes")
 
     def __init__(self, view: memoryview, quarantine: ForeignQuarantine) -> None:
-        self._export = hold(view)
         self.data = view
         self.address = address_of(view)
         self.nbytes = view.nbytes
@@ -90,9 +89,9 @@ class ForeignMemory:
     def home(self) -> None:
         """The peer acknowledged: the owner may change and free the memory."""
         self._quarantine.in_flight -= self.nbytes
-        release(self._export)
+        self.data.release()
 
     def abandon(self) -> None:
         """The connection died: the peer may still read these pages."""
         self._quarantine.in_flight -= self.nbytes
-        self._quarantine.keep(self._export, self.nbytes)
+        self._quarantine.keep(self.data)

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from zcserver.memory import PAGE
 from zcserver_protocol.codec import Codec
@@ -20,24 +20,15 @@ from .message import COPY, FILE, REFERENCE, Frame, Outgoing, run_out_of
 from .slab import PLACES, HeaderPages, HeaderSlab
 from .statistics import TransferStatistics
 
+if TYPE_CHECKING:
+    from zcserver.channel import Channel
+
 # Frames are cut this far ahead of the socket, in bytes (by up to one frame or run more): enough for the next
 # pieces, and little for another stream to wait behind.
 _FRAMED_AHEAD: Final = 1 << 20
 # A run of messages has so many bytes at most when other streams have something to send, too.
 _SHARED_TURN: Final = 64 << 10
 Checksum = Callable[[object], int]
-
-
-class Channel(Protocol):
-    """What the sender needs of a stream: its codec state and its queue of messages."""
-
-    state: StreamState
-    outgoing: deque[Outgoing]
-    ready: bool
-    queued: int
-    framed_end: int
-    room_below: int
-    on_room: Callable[[], object]
 
 
 class Framer:
@@ -71,7 +62,7 @@ class Framer:
         self._statistics = statistics
         self._checksum = checksum
 
-    def make_ready(self, channel: Channel) -> None:
+    def make_ready(self, channel: "Channel") -> None:
         """``channel`` may have something to frame (a message, credit, a file's next piece); then ``pump``.
 
         Without credit, or before the REPLY, it has not: the frame that brings them calls this.
@@ -82,7 +73,7 @@ class Framer:
             channel.ready = True
             self.ready.append(channel)
 
-    def forget(self, channel: Channel) -> None:
+    def forget(self, channel: "Channel") -> None:
         """Nothing of ``channel`` is to be framed any more."""
         if channel.ready:
             self.ready.remove(channel)
@@ -123,7 +114,7 @@ class Framer:
             elif len(ready) > 1:
                 ready.rotate(-1)
 
-    def _frame_messages(self, channel: Channel, outgoing: Outgoing, size: int, most: int) -> None:
+    def _frame_messages(self, channel: "Channel", outgoing: Outgoing, size: int, most: int) -> None:
         """Cut ``size`` bytes off the first message; if it is a short one, a run of up to ``most`` bytes."""
         slab = None
         if outgoing.address:
@@ -135,7 +126,7 @@ class Framer:
             frame = Frame([outgoing], [size + HEADER_SIZE], lane, slab, outgoing.framed)
             self._commit(channel, outgoing, frame)
 
-    def _frame_run(self, channel: Channel, slab: HeaderSlab | None, most: int) -> None:
+    def _frame_run(self, channel: "Channel", slab: HeaderSlab | None, most: int) -> None:
         """Cut a run of the first messages, whole ones of up to ``most`` bytes in all. The first one fits."""
         queue, longest = channel.outgoing, self.max_frame
         shared, copied = queue[0].shared, not queue[0].address
@@ -167,7 +158,9 @@ class Framer:
         self._write_headers(channel.state, frame, places, lengths, END_MESSAGE)
         self._enqueue(channel, frame, ends[-1] - count * HEADER_SIZE)
 
-    def _frame_batch(self, channel: Channel, outgoing: Outgoing, batch: Batch, size: int, most: int) -> bool:
+    def _frame_batch(
+        self, channel: "Channel", outgoing: Outgoing, batch: Batch, size: int, most: int
+    ) -> bool:
         """Cut a run of up to ``most`` bytes off the batch; False if its next message must be cut in two."""
         ends, first = batch.ends, outgoing.message
         before = outgoing.framed
@@ -187,12 +180,12 @@ class Framer:
         self._enqueue(channel, frame, outgoing.framed - before)
         return True
 
-    def _set_aside(self, channel: Channel) -> None:
+    def _set_aside(self, channel: "Channel") -> None:
         """The channel at the head has nothing to frame now: others go on; it waits to be made ready."""
         self.ready.popleft()
         channel.ready = False
 
-    def _frame_file(self, channel: Channel, region: FileRegion, outgoing: Outgoing, size: int) -> bool:
+    def _frame_file(self, channel: "Channel", region: FileRegion, outgoing: Outgoing, size: int) -> bool:
         """Cut a frame of what has been read of the file; False when the channel has to wait after that.
 
         Either a thread has to read the next piece first, or this frame's pipe has to be drained; or the
@@ -224,12 +217,12 @@ class Framer:
         # The pipe is this frame's payload until it is drained; the next message has one of its own.
         return frame.last or frame.lane != FILE
 
-    def _drained(self, region: FileRegion, channel: Channel) -> None:
+    def _drained(self, region: FileRegion, channel: "Channel") -> None:
         """The region's pipe is in the socket; ``pump``, which called this, goes on with the next piece."""
         region.busy = False
         self.make_ready(channel)
 
-    def _commit(self, channel: Channel, outgoing: Outgoing, frame: Frame) -> None:
+    def _commit(self, channel: "Channel", outgoing: Outgoing, frame: Frame) -> None:
         """Write the header of a single frame, which is next of what ``outgoing`` sends, and enqueue it."""
         size = frame.nbytes - HEADER_SIZE
         flags = crc = 0
@@ -245,7 +238,7 @@ class Framer:
         self._codec.data_header_into(frame.header, start, channel.state, size, left, flags, crc)
         self._enqueue(channel, frame, outgoing.framed - before)
 
-    def _end_messages(self, channel: Channel, outgoing: Outgoing, frame: Frame, count: int) -> int:
+    def _end_messages(self, channel: "Channel", outgoing: Outgoing, frame: Frame, count: int) -> int:
         """In ``frame`` the next ``count`` messages of ``outgoing`` end; return the flags of the last one."""
         frame.ending = count
         self._statistics.messages_sent += count
@@ -271,7 +264,7 @@ class Framer:
                 flags |= CRC
             self._codec.data_header_into(frame.header, place, state, length, 0, flags, crc)
 
-    def _enqueue(self, channel: Channel, frame: Frame, taken: int) -> None:
+    def _enqueue(self, channel: "Channel", frame: Frame, taken: int) -> None:
         """Give the frame its place in the byte stream: from here it will be sent."""
         self._train.append(frame)
         self._ledger.add(frame)

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, Final
 
-from zcserver.kernel.calls import IOVEC, IoVec, Kernel
+from zcserver.kernel.calls import IoVec, Kernel
 from zcserver.kernel.pipe import WORTHWHILE_SLOTS, Pipe, PipeShare
 from zcserver_protocol.codec import Codec
 from zcserver_protocol.frames import HEADER_SIZE
@@ -31,7 +31,6 @@ _COPY_BUFFERS: Final = 128  # sendmsg takes at most IOV_MAX (1024) buffers
 _COPY_BYTES: Final = 1 << 20
 _PAGE_SHIFT: Final = 12
 _PAGE_MASK: Final = 4095
-_put_iovec = IOVEC.pack_into
 
 
 class Lanes:
@@ -139,8 +138,8 @@ class Lanes:
 
     def _gather(self, slots: int, one_frame: bool) -> tuple[int, int, int]:
         """Fill the iovec from the frames at the head of the train; return its (entries, bytes, frames)."""
-        buffer = self._iovec.buffer
-        position = total = frames = 0
+        words: list[int] = []
+        total = frames = 0
         for frame in self.train:
             if frame.lane != REFERENCE:
                 break
@@ -150,22 +149,22 @@ class Lanes:
                 if header:
                     slots -= 1
                 if pages > slots:
-                    if slots < PIECE_SLOTS >> 1 and position:
+                    if slots < PIECE_SLOTS >> 1 and words:
                         # It goes with the next piece, whole: a short rest would cost as much as a piece.
-                        return position >> 4, total, frames + 1
+                        return self._iovec.fill(words), total, frames + 1
                     pages = slots
                     left = (slots << _PAGE_SHIFT) - offset
                 if header:
-                    _put_iovec(buffer, position, header_at, header)
-                    position += 16
-                _put_iovec(buffer, position, at, left)
-                position += 16
+                    words.append(header_at)
+                    words.append(header)
+                words.append(at)
+                words.append(left)
                 slots -= pages
                 total += header + left
             frames += 1
             if one_frame:
                 break
-        return position >> 4, total, frames
+        return self._iovec.fill(words), total, frames
 
     def _send_copies(self, one_frame: bool, lane: int) -> None:
         buffers: list[Any] = [self.control] if self.control else []

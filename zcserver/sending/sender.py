@@ -6,16 +6,20 @@ the train → ``Lanes`` → socket; an acknowledged offset comes back through th
 
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from zcserver.memory import Pool, Principal
 from zcserver_protocol.codec import Codec
 
-from .framing import Channel, Checksum, Framer
+from .framing import Checksum, Framer
 from .lanes import Lanes
 from .ledger import Ledger
 from .message import COPY, Outgoing
 from .slab import HeaderPages
 from .statistics import TransferStatistics
+
+if TYPE_CHECKING:
+    from zcserver.channel import Channel
 
 
 class Sender:
@@ -113,7 +117,7 @@ class Sender:
             _bring_home(head.messages[first:count])
         self._statistics.messages_acknowledged += completed
 
-    def cut(self, channel: Channel, error: BaseException, then: Callable[[], object] | None) -> None:
+    def cut(self, channel: "Channel", error: BaseException, then: Callable[[], object] | None) -> None:
         """Give up what ``channel`` has queued. Its frames are still sent; ``then`` is called after them.
 
         A message cut in two fails, and its memory comes home, when nobody will read that memory any more.

@@ -5,8 +5,8 @@ survive a power cut (``staging``). One that is interrupted can go on later (``in
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -126,9 +126,7 @@ class Writer:
         enough = min(_BATCH, pace.piece)
         batched = 0
         pieces = 0
-        # Its type says AsyncIterator, but it is a generator: closed here, not whenever it is collected.
-        chunks = cast("AsyncGenerator[memoryview, None]", stream.chunks())
-        async with contextlib.aclosing(chunks):
+        async with contextlib.aclosing(stream.chunks()) as chunks:
             async for piece in chunks:
                 pieces += 1
                 batch.append(piece)

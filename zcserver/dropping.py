@@ -1,0 +1,21 @@
+"""What finalizers say. Not compiled: compiled ones that the garbage collector runs let their errors out."""
+
+import warnings
+
+
+def warn_of_dropped(source: object, words: str) -> None:
+    """A ResourceWarning; if a filter makes it an error, that is printed, as errors in finalizers are."""
+    try:
+        warnings.warn(words, ResourceWarning, stacklevel=3, source=source)
+    except ResourceWarning as error:
+        _Unraisable(error)
+
+
+class _Unraisable:
+    """Dropped at once."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __del__(self) -> None:
+        raise self._error
