@@ -26,16 +26,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(name, None)
 
-# `make test-compiled` is to test what it says.
-if "ZCSERVER_TEST_COMPILED" in os.environ and not str(engine.__file__).endswith(".so"):
-    raise pytest.UsageError(f"these tests want compiled modules, and found {engine.__file__}")
-
 KERNELS: dict[str, type[Kernel]] = {
     "reference": Kernel,
     "forbidden": ForbiddenKernel,
     "copies": CopyingKernel,
 }
 _wanted = os.environ.get("ZCSERVER_TEST_KERNELS", ",".join(KERNELS)).split(",")
+
+
+def pytest_configure() -> None:
+    """`make test-compiled` is to test what it says."""
+    if "ZCSERVER_TEST_COMPILED" in os.environ and not str(engine.__file__).endswith(".so"):
+        raise pytest.UsageError(f"these tests want compiled modules, and found {engine.__file__}")
 
 
 @pytest.fixture(

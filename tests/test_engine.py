@@ -71,6 +71,7 @@ async def test_a_stream_opened_when_memory_was_full_has_its_first_credit_as_soon
         await until(lambda: theirs.credit)
 
 
+@pytest.mark.interpreted
 async def test_streams_that_are_gone_wait_for_no_memory(make_context):
     context = make_context(receive_memory=4 * MIB)
     kept = [context.receive_memory.take(MIB) for _ in range(4)]

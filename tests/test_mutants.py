@@ -10,6 +10,7 @@ import pytest
 from tests.mutants import MUTANTS
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_rule_is_seen(name):
     test, because, _ = MUTANTS[name]
