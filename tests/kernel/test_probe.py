@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.kernels import METHODS, CopyingKernel, FailingKernel, ForbiddenKernel
+from zcserver import engine
 from zcserver.kernel.calls import Kernel
 from zcserver.kernel.doctor import report, to_json
 from zcserver.kernel.probe import probe
@@ -137,6 +138,7 @@ def test_the_findings_are_json():
     assert found["vmsplice"] == "forbidden"
     assert found["lanes"] == ["file", "copy"]
     assert set(found["reasons"]) == {"vmsplice", "file", "copy"}
+    assert found["compiled"] is not engine.__file__.endswith(".py")
 
 
 UNPRIVILEGED_SCRIPT = """

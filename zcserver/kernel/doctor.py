@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from typing import Final
 
 from zcserver.kernel.calls import PAGE
@@ -24,6 +26,10 @@ _OPENAT2: Final = {
     True: "the kernel itself keeps paths inside the served folder",
     False: "paths are checked part by part; a seccomp profile or a kernel before 5.6 forbids openat2",
 }
+_COMPILED: Final = {
+    True: "by mypyc, when zcserver was installed",
+    False: "short messages cost more CPU than compiled; the README says how to compile",
+}
 _CACHE_PROBES: Final = {
     True: "files in the page cache are sent without a thread",
     False: "file reads go through a thread, at least on a file system like that of this package",
@@ -43,13 +49,20 @@ def report(capabilities: Capabilities) -> list[Row]:
         _congestion(c),
         ("openat2", _yes(c.openat2), _OPENAT2[c.openat2]),
         ("cache probes", _yes(c.nowait_reads), _CACHE_PROBES[c.nowait_reads]),
+        ("hot modules", "compiled" if compiled() else "interpreted", _COMPILED[compiled()]),
         ("kernel", c.kernel_release, "as it names itself"),
     ]
 
 
 def to_json(capabilities: Capabilities) -> str:
-    """All findings as one JSON object; the keys are the fields of :class:`Capabilities`."""
-    return json.dumps(dataclasses.asdict(capabilities), indent=2)
+    """All findings as one JSON object; the keys are the fields of :class:`Capabilities`, and ``compiled``."""
+    return json.dumps(dataclasses.asdict(capabilities) | {"compiled": compiled()}, indent=2)
+
+
+def compiled() -> bool:
+    """Whether the modules that every message passes through are (see hatch_build.py)."""
+    spec = find_spec("zcserver.engine")
+    return spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES))
 
 
 def _yes(value: bool) -> str:
