@@ -5,6 +5,7 @@ import math
 
 import anyio
 import anyio.to_thread
+import numpy
 import pytest
 
 import zcserver
@@ -21,6 +22,7 @@ MIB = 1 << 20
         ({"receive_memory": 1}, "receive_memory is 1; it must be at least 65536"),
         ({"stream_window": 32}, "stream_window is 32; it must be at least 33"),
         ({"stream_window": -1}, "stream_window is -1;"),
+        ({"max_message": 1e6}, "max_message is 1000000.0: give a whole number of bytes"),
         ({"max_message": -1}, "max_message is -1; it must be at least 0"),
         (
             {"max_message": 2 * MIB, "receive_memory": MIB},
@@ -40,7 +42,15 @@ def test_settings_that_cannot_work_are_misuse(settings, words):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    "settings", [{"receive_memory": 64 * KIB}, {"stream_window": 33}], ids=["receive memory", "window"]
+    "settings",
+    [
+        {"receive_memory": 64 * KIB},
+        {"stream_window": 33},
+        dict.fromkeys(
+            ("pool_size", "receive_memory", "window", "stream_window", "max_message"), numpy.int64(MIB)
+        ),
+    ],
+    ids=["receive memory", "window", "numpy's numbers"],
 )
 async def test_the_least_that_is_allowed_works(make_context, settings):
     async def echo(stream):

@@ -1,7 +1,10 @@
 """A wrong argument is refused at once, and nothing has changed."""
 
+import gc
 import tempfile
+from pathlib import Path
 
+import numpy
 import pytest
 
 import zcserver
@@ -36,6 +39,32 @@ async def test_of_a_reset(make_context, why):
         with pytest.raises(zcserver.StreamResetError, match="yyy") as caught:
             await theirs.receive()
         assert caught.value.code == 5
+
+
+@pytest.mark.parametrize("words", [("ECHO", Path("/x")), (b"ECHO", "/x"), ("ECHO", None)])
+async def test_of_a_stream_to_be_opened(make_context, words):
+    async with joined(make_context()) as ends:
+        with pytest.raises(zcserver.MisuseError, match="give texts"):
+            await ends.client.open(*words)
+        _ = await ends.stream()
+
+
+async def test_numpys_truth_is_none(make_context):
+    """Whatever is true ends a stream, numpy's truth, too."""
+    async with joined(make_context()) as ends:
+        ours, theirs = await ends.stream()
+        await ours.send(b"x", end=numpy.bool_(False), allow_views=0)
+        await ours.send(b"y", end=numpy.bool_(True))
+        assert [bytes(message) async for message in theirs] == [b"x", b"y"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", [zcserver.Buffer, zcserver.Stream])
+async def test_of_an_object_that_only_zcserver_makes(kind):
+    """(Compiled finalizers crash on what is not set.)"""
+    with pytest.raises(TypeError):
+        kind()
+    gc.collect()
 
 
 @pytest.mark.parametrize("count", ["x", 0.0])

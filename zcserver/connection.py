@@ -15,7 +15,7 @@ from .channel import Channel
 from .context import Context
 from .drivers import Loop, running_loop
 from .engine import Engine
-from .errors import ConnectionLostError
+from .errors import ConnectionLostError, MisuseError
 from .handling import handle
 from .kernel.sockets import prepare
 from .listeners import place_of, shown
@@ -102,6 +102,8 @@ class Connection:
         Give up a stream that you no longer want by :meth:`Stream.reset`, or leave it by ``async with``: until
         then it counts against the peer's limit and holds what was received.
         """
+        if not (isinstance(method, str) and isinstance(path, str)):
+            raise MisuseError(f"method and path of a stream are {method!r} and {path!r}: give texts")
         while True:
             self.engine.check_alive()
             try:

@@ -1,9 +1,10 @@
 """What connections share: kernel, pipes, pool, receive memory, limits. One context per event loop."""
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 from zcserver_protocol.codec import Limits
 from zcserver_protocol.errors import LocalProtocolError
@@ -35,6 +36,15 @@ def _crc32c() -> Callable[..., int]:
         ) from None
     function: Callable[..., int] = crc32c
     return function
+
+
+def _whole(**setting: SupportsIndex) -> int:
+    """The one setting as an int."""
+    ((name, value),) = setting.items()
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise MisuseError(f"{name} is {value!r}: give a whole number of bytes") from None
 
 
 def _at_least(least: float, **settings: float) -> None:
@@ -90,11 +100,11 @@ class Context:
     def __init__(
         self,
         *,
-        pool_size: int = 64 * MIB,
-        receive_memory: int = 256 * MIB,
-        window: int = 8 * MIB,
-        stream_window: int = 4 * MIB,
-        max_message: int | None = None,
+        pool_size: SupportsIndex = 64 * MIB,
+        receive_memory: SupportsIndex = 256 * MIB,
+        window: SupportsIndex = 8 * MIB,
+        stream_window: SupportsIndex = 4 * MIB,
+        max_message: SupportsIndex | None = None,
         lanes: Collection[str] | None = None,
         integrity: bool = False,
         poison: bool = False,
@@ -108,9 +118,13 @@ class Context:
         kernel: Kernel = DEFAULT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if max_message is None:
-            max_message = min(_MAX_MESSAGE, receive_memory)
-        _check_receiving(receive_memory, stream_window, max_message)
+        received = _whole(receive_memory=receive_memory)
+        sent = _whole(pool_size=pool_size)
+        self.stream_window = _whole(stream_window=stream_window)
+        self.max_message = (
+            min(_MAX_MESSAGE, received) if max_message is None else _whole(max_message=max_message)
+        )
+        _check_receiving(received, self.stream_window, self.max_message)
         _at_least(0, close_seconds=close_seconds, memory_seconds=memory_seconds)
         _at_least(0, quarantine_seconds=quarantine_seconds)
         _check_lanes(lanes or ())
@@ -122,17 +136,15 @@ class Context:
         # A checksum needs the bytes in user memory, so files are read then, not spliced.
         self.splices_files = "file" in usable and not integrity
         self.pool = Pool(
-            pool_size, kernel=kernel, poison=poison, quarantine_seconds=quarantine_seconds, clock=clock
+            sent, kernel=kernel, poison=poison, quarantine_seconds=quarantine_seconds, clock=clock
         )  # fmt: skip
-        self.receive_memory = ReceiveMemory(
-            receive_memory, Pool(receive_memory, kernel=kernel, inherited=True)
-        )
+        self.receive_memory = ReceiveMemory(received, Pool(received, kernel=kernel, inherited=True))
         self.pipes = PipeShare(kernel)
-        self.foreign = ForeignQuarantine(pool_size, quarantine_seconds, clock)
+        self.foreign = ForeignQuarantine(sent, quarantine_seconds, clock)
         self.trusted = Principal("trusted peers", PrincipalKind.TRUSTED)
         try:
             self.limits = Limits(
-                window=min(window, max(self.pool.size // 2, MIB)),
+                window=min(_whole(window=window), max(self.pool.size // 2, MIB)),
                 features=(_INTEGRITY,) if integrity else (),
                 handshake_seconds=handshake_seconds,
                 ping_seconds=ping_seconds,
@@ -141,9 +153,7 @@ class Context:
             )
         except LocalProtocolError as error:
             raise MisuseError(str(error)) from None
-        self.stream_window = stream_window
-        self.initial_credit = min(FIRST_WINDOW, stream_window)
-        self.max_message = max_message
+        self.initial_credit = min(FIRST_WINDOW, self.stream_window)
         self.close_seconds = close_seconds
         self.memory_seconds = memory_seconds
         self._lock = threading.Lock()

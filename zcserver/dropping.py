@@ -1,12 +1,14 @@
 """What finalizers say. Not compiled: compiled ones that the garbage collector runs let their errors out."""
 
+import sys
 import warnings
 
 
 def warn_of_dropped(source: object, words: str) -> None:
     """A ResourceWarning; if a filter makes it an error, that is printed, as errors in finalizers are."""
+    finalizer = sys._getframe(1).f_code.co_name == "__del__"  # (compiled ones have no frame)
     try:
-        warnings.warn(words, ResourceWarning, stacklevel=3, source=source)
+        warnings.warn(words, ResourceWarning, stacklevel=3 if finalizer else 2, source=source)
     except ResourceWarning as error:
         _Unraisable(error)
 

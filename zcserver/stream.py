@@ -71,7 +71,7 @@ class Stream:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    async def send(self, data: Any, *, end: bool = False, allow_views: bool = False) -> Completion:
+    async def send(self, data: Any, *, end: object = False, allow_views: object = False) -> Completion:
         """Queue one message and return its :class:`Completion`; waits for flow control only.
 
         ``data`` is a pool :class:`Buffer` of this connection (it goes by reference and is gone for you:
@@ -90,17 +90,17 @@ class Stream:
         if channel.error is not None or channel.last_completion is not None:
             self._check_sendable()
         if isinstance(data, Buffer):
-            data.seal(allow_views)
-            outgoing = Outgoing(data.nbytes, data, None, self._address(data), end)
+            data.seal(bool(allow_views))
+            outgoing = Outgoing(data.nbytes, data, None, self._address(data), bool(end))
         elif isinstance(data, Batch):
-            data.seal(allow_views)
-            outgoing = batch_of_messages(data, self._address(data.buffer), end)
+            data.seal(bool(allow_views))
+            outgoing = batch_of_messages(data, self._address(data.buffer), bool(end))
         else:
             view = as_bytes(data)
             if is_mapped(data):
                 await self._fault_in(view)
                 self._check_sendable()
-            outgoing = self._foreign(view, end)
+            outgoing = self._foreign(view, bool(end))
         self._engine.send(channel, outgoing)
         return outgoing
 
@@ -155,7 +155,12 @@ class Stream:
         self._engine.check_alive()
 
     async def send_file(
-        self, file: Any, offset: SupportsIndex = 0, nbytes: SupportsIndex | None = None, *, end: bool = False
+        self,
+        file: Any,
+        offset: SupportsIndex = 0,
+        nbytes: SupportsIndex | None = None,
+        *,
+        end: object = False,
     ) -> Completion:
         """Send ``nbytes`` of an open regular file from ``offset`` on (default: to its end) as one message.
 
@@ -175,9 +180,9 @@ class Stream:
         if count:
             context = self._context
             region = FileRegion(fd, start, count, context.kernel, context.pipes, context.splices_files)
-            outgoing = Outgoing(count, None, None, 0, end, region)
+            outgoing = Outgoing(count, None, None, 0, bool(end), region)
         else:
-            outgoing = Outgoing(0, None, memoryview(b""), 0, end)
+            outgoing = Outgoing(0, None, memoryview(b""), 0, bool(end))
         self._engine.send(self._channel, outgoing)
         return outgoing
 
@@ -219,7 +224,7 @@ class Stream:
 
     # -- receiving -----------------------------------------------------------------------------------
 
-    def place_messages(self, place: Callable[[int], memoryview | None], max_message: int) -> None:
+    def place_messages(self, place: Callable[[int], memoryview | None], max_message: SupportsIndex) -> None:
         """Before the first :meth:`receive`: let large messages land in memory of the caller's choice.
 
         ``place(nbytes)`` is called when a message above 16 KiB begins and gives writable memory of that size,
@@ -229,7 +234,7 @@ class Stream:
         inbox = self._inbox
         inbox.mode = MESSAGES
         inbox.place = place
-        inbox.max_message = max_message
+        inbox.max_message = operator.index(max_message)
         self._engine.grant(self._channel)
 
     async def receive(self) -> Message:
@@ -466,6 +471,8 @@ class Stream:
 
     def __del__(self) -> None:
         # May run in the middle of anything, even in another thread: the loop does it.
+        if not hasattr(self, "_wakeups"):
+            return  # half made; compiled code would crash on it
         channel = self._channel
         ended = self._left or (channel.inbox.ended and channel.last_completion is not None)
         if ended or not channel.state.ours or channel.error is not None or self.connection.is_closed:

@@ -214,6 +214,8 @@ class Buffer:
 
     def __del__(self) -> None:
         # May run in the middle of anything, even in another thread: the pool only notes it here.
+        if not hasattr(self, "view"):
+            return  # it was not made by a pool; compiled code would crash on what is not set
         state = self.state
         if state >= HOME:
             return

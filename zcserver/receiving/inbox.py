@@ -415,6 +415,8 @@ class Inbox:
         self._target = _NOWHERE
 
     def __del__(self) -> None:
+        if not hasattr(self, "_memory"):
+            return  # half made; compiled code would crash on it
         kept = [wire for content, _, wire in self.pieces if content.__class__ is bytes]
         if kept:
             self._memory.dropped(sum(kept) + _OVERHEAD * len(kept))
