@@ -188,6 +188,8 @@ async def test_streams_reset_while_the_socket_is_full_leave_nothing_behind(make_
                 await until(lambda before=before: handled == before + 100)
             await peer.read_until(lambda: theirs.recv_ended)
             assert peer.messages[theirs.id] == [b"x" * 16 * MIB]
+            (accepted,) = server.connections
+            await until(lambda: not accepted.engine.codec.streams)
     assert all(record.levelno < logging.ERROR for record in caplog.records)
 
 
@@ -207,5 +209,8 @@ async def test_a_reset_follows_the_frames_of_its_stream_and_waits_for_no_others(
         await until(lambda: at_rest(ours))
         for ours, _ in both[::order]:
             ours.reset(ErrorCode.CANCELLED, "")
+        engine = ours.connection.engine
+        begun = [each._channel for each, _ in both if each._channel.framed_end > engine._lanes.written]
+        assert list(engine.codec.streams) == [channel.state.id for channel in begun]
         await peer.read_until(lambda: all(theirs.reset_code is not None for _, theirs in both))
         await pong(peer)

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 @contextlib.asynccontextmanager
-async def client_for(directory, make_context, rate=0, disk=None, limit_rate=0):
+async def client_for(directory, make_context, rate=0, disk=None, limit_rate=0, **settings):
     """A client of a writable server of ``directory``, with a deadline around everything."""
     with (
         Root(directory) as root,
@@ -22,7 +22,7 @@ async def client_for(directory, make_context, rate=0, disk=None, limit_rate=0):
         anyio.fail_after(60),
     ):
         async with (
-            zcserver.serve(files.handle, port=0, context=make_context()) as server,
+            zcserver.serve(files.handle, port=0, context=make_context(**settings)) as server,
             Client(f"zc://127.0.0.1:{server.port}", context=make_context(), limit_rate=limit_rate) as client,
         ):
             yield client

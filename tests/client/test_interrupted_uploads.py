@@ -7,7 +7,8 @@ import pytest
 from tests.client.connected import MIB, AbandonedError, AfterBytes, abandon, client_for, filled
 
 pytestmark = pytest.mark.anyio
-SIZE = 24 * MIB
+SIZE = 6 * MIB
+WINDOW = MIB >> 2  # so little is on its way that an interrupted upload has left most of it
 
 
 class Counting(AfterBytes):
@@ -27,13 +28,13 @@ class Counting(AfterBytes):
 
 async def interrupted(client, *arguments, **options):
     with pytest.raises(AbandonedError):
-        await client.put(*arguments, **options, progress=AfterBytes(SIZE // 2, abandon))
+        await client.put(*arguments, **options, progress=AfterBytes(SIZE * 2 // 3, abandon))
 
 
 @pytest.mark.parametrize("verify", [True, False])
 async def test_only_the_rest_is_sent(served, local, make_context, verify):
     content = filled(local / "file", SIZE)
-    async with client_for(served, make_context) as client:
+    async with client_for(served, make_context, stream_window=WINDOW) as client:
         await interrupted(client, local / "file", "/file", verify=verify)
         assert not (served / "file").exists()
         progress = Counting()
@@ -49,7 +50,7 @@ async def test_only_the_rest_is_sent(served, local, make_context, verify):
 async def test_of_a_file_that_was_changed_all_is_sent(served, local, make_context):
     filled(local / "file", SIZE)
     time = (local / "file").stat().st_mtime_ns
-    async with client_for(served, make_context) as client:
+    async with client_for(served, make_context, stream_window=WINDOW) as client:
         await interrupted(client, local / "file", "/file")
         content = filled(local / "file", SIZE, seed=2)
         os.utime(local / "file", ns=(time, time))  # it looks as before, but for the time of its inode
@@ -59,7 +60,7 @@ async def test_of_a_file_that_was_changed_all_is_sent(served, local, make_contex
 
 async def test_memory_is_sent_whole(served, local, make_context):
     content = filled(local / "file", SIZE)
-    async with client_for(served, make_context) as client:
+    async with client_for(served, make_context, stream_window=WINDOW) as client:
         await interrupted(client, content, "/file")
         assert (await client.put(content, "/file")).resumed == 0
     assert (served / "file").read_bytes() == content

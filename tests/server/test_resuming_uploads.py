@@ -14,8 +14,9 @@ import pytest
 
 import zcserver
 from tests.raw_peer import until
+from tests.server import requests
 from tests.server.disks import RecordingDisk
-from tests.server.requests import MIB, connected, content_of, put, refused
+from tests.server.requests import MIB, content_of, put, refused
 from zcserver import ErrorCode
 from zcserver.file_protocol import MISMATCH, NO_SPACE, PUT
 from zcserver.server import FileServer, Root
@@ -24,13 +25,18 @@ from zcserver.server.interrupted import MOST, InterruptedUploads
 from zcserver.server.staging import Wanted
 
 pytestmark = pytest.mark.anyio
-CONTENT = random.Random(1).randbytes(16 * MIB)
+CONTENT = random.Random(1).randbytes(4 * MIB)
 # More of it than the stream's window: some of that must have been written, whatever else is in memory.
-ENOUGH = 12 * MIB
+ENOUGH = 3 * MIB
 
 
 def staged(served):
     return os.listdir(served / ".zcserver")
+
+
+def connected(files, make_context):
+    """With a small window: so little is on its way that an interrupted upload has left most of it."""
+    return requests.connected(files, make_context, stream_window=256 << 10)
 
 
 async def begin(connection, path="/file", content=CONTENT, nbytes=ENOUGH, **arguments):
@@ -233,10 +239,10 @@ async def test_a_temporary_file_that_somebody_removed_or_replaced_is_begun_anew(
 
 
 async def test_the_oldest_go_when_there_are_too_many(served, files, make_context):
-    content = CONTENT[: 7 * MIB]
+    content = CONTENT[: 3 * MIB]
     async with connected(files, make_context) as connection:
         for number in range(MOST + 1):
-            await interrupt(files, connection, f"/{number}", content, 7 * MIB)
+            await interrupt(files, connection, f"/{number}", content, 3 * MIB)
         assert len(staged(served)) == MOST
         assert await go_on(connection, f"/{MOST}", content) > 0
         assert await go_on(connection, "/1", content) > 0
@@ -326,7 +332,7 @@ async def test_they_make_room_on_a_full_disk(served, files, make_context, monkey
         """Room for 16 MiB in all."""
         status = real(fd)
         used = sum(os.stat(served / ".zcserver" / name).st_size for name in staged(served))
-        blocks = max(16 * MIB - used, 0) // status.f_frsize
+        blocks = max(4 * MIB - used, 0) // status.f_frsize
         return SimpleNamespace(f_bavail=blocks, f_frsize=status.f_frsize)
 
     monkeypatch.setattr("os.fstatvfs", full)

@@ -69,9 +69,12 @@ async def test_an_answer_written_in_data_received_leaves_with_the_acknowledgemen
 
 
 async def test_callbacks_are_not_entered_from_within_write(make_context):
+    within = []
+
     class Guarded(Recorder):
         def note(self, name):
-            assert not self.inside_write or name == "pause_writing", f"{name} was called from within write"
+            if self.inside_write and name != "pause_writing":
+                within.append(name)
             super().note(name)
 
         def write(self, data):
@@ -91,6 +94,7 @@ async def test_callbacks_are_not_entered_from_within_write(make_context):
             await asyncio.sleep(0)
         await pair.over()
         assert pair.client.calls.count("connection_lost") == 1
+    assert within == []
 
 
 async def test_a_buffered_protocol_is_given_bytes_in_its_own_memory(make_context):
