@@ -38,9 +38,7 @@ def _crc32c() -> Callable[..., int]:
     return function
 
 
-def _whole(**setting: SupportsIndex) -> int:
-    """The one setting as an int."""
-    ((name, value),) = setting.items()
+def _whole(name: str, value: SupportsIndex) -> int:
     try:
         return operator.index(value)
     except TypeError:
@@ -68,6 +66,13 @@ def _check_lanes(lanes: Collection[str]) -> None:
     unknown = set(lanes) - {"vmsplice", "file", "copy"}
     if unknown:
         raise MisuseError(f"no such lane: {', '.join(sorted(unknown))}; there are vmsplice, file and copy")
+
+
+def _limits(**settings: Any) -> Limits:
+    try:
+        return Limits(**settings)
+    except LocalProtocolError as error:
+        raise MisuseError(str(error)) from None
 
 
 class Context:
@@ -118,11 +123,11 @@ class Context:
         kernel: Kernel = DEFAULT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        received = _whole(receive_memory=receive_memory)
-        sent = _whole(pool_size=pool_size)
-        self.stream_window = _whole(stream_window=stream_window)
+        received = _whole("receive_memory", receive_memory)
+        sent = _whole("pool_size", pool_size)
+        self.stream_window = _whole("stream_window", stream_window)
         self.max_message = (
-            min(_MAX_MESSAGE, received) if max_message is None else _whole(max_message=max_message)
+            min(_MAX_MESSAGE, received) if max_message is None else _whole("max_message", max_message)
         )
         _check_receiving(received, self.stream_window, self.max_message)
         _at_least(0, close_seconds=close_seconds, memory_seconds=memory_seconds)
@@ -142,17 +147,14 @@ class Context:
         self.pipes = PipeShare(kernel)
         self.foreign = ForeignQuarantine(sent, quarantine_seconds, clock)
         self.trusted = Principal("trusted peers", PrincipalKind.TRUSTED)
-        try:
-            self.limits = Limits(
-                window=min(_whole(window=window), max(self.pool.size // 2, MIB)),
-                features=(_INTEGRITY,) if integrity else (),
-                handshake_seconds=handshake_seconds,
-                ping_seconds=ping_seconds,
-                silence_seconds=silence_seconds,
-                ack_seconds=ack_seconds,
-            )
-        except LocalProtocolError as error:
-            raise MisuseError(str(error)) from None
+        self.limits = _limits(
+            window=min(_whole("window", window), max(self.pool.size // 2, MIB)),
+            features=(_INTEGRITY,) if integrity else (),
+            handshake_seconds=handshake_seconds,
+            ping_seconds=ping_seconds,
+            silence_seconds=silence_seconds,
+            ack_seconds=ack_seconds,
+        )
         self.initial_credit = min(FIRST_WINDOW, self.stream_window)
         self.close_seconds = close_seconds
         self.memory_seconds = memory_seconds

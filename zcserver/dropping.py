@@ -14,7 +14,7 @@ def warn_of_dropped(source: object, words: str) -> None:
 
 
 class _Unraisable:
-    """Dropped at once."""
+    """Raises in a finalizer of its own, where the interpreter prints what nobody can catch."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
